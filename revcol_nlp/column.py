@@ -1,0 +1,180 @@
+"""The column equation of *Reversible Column Networks* (Eq. 3), forward and inverse.
+
+Nothing here knows of text or images, and nothing here plays tricks with autograd: ``reversible.py``
+holds those. Notation as in the paper: column ``i``, level ``l``, and ``F[i][l]`` the level's
+network (a fusion, then blocks), which may be any module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GAMMA_INIT = 0.5
+GAMMA_MIN = 1e-3
+
+# Bits of a rounded state below the largest magnitude at its position: float32 holds them exactly.
+ROUNDED_BITS = 24
+# The share of its distance to the rounded value by which a state is moved towards it.
+GUARD = 1 / 8
+
+LevelKwargs = Mapping[str, Any]
+
+
+class State(NamedTuple):
+    """A column state ``x[i][l]``: the exact value is carried on, ``F`` reads the rounded one."""
+
+    exact: Tensor
+    rounded: Tensor
+
+
+class Level(nn.Module):
+    """One level of one column: the network ``F`` and the channel-wise scale ``gamma``.
+
+    Args:
+        residual: the paper's ``F``, called as ``residual(below, above, **level_kwargs)``, where
+            ``above`` is ``None`` if the level has no top-down input. It returns a tensor of the
+            state's shape, which no other level needs to share.
+        gamma_shape: shape of ``gamma``, broadcast against the state: ``(C,)`` for states of shape
+            ``(..., C)``, ``(C, 1, 1)`` for ``(B, C, H, W)``.
+        first_column: the first column has no previous one to scale, and so no ``gamma``.
+    """
+
+    def __init__(
+        self, residual: nn.Module, gamma_shape: Sequence[int], *, first_column: bool = False
+    ):
+        super().__init__()
+        self.residual = residual
+        self.channel_dim = -len(gamma_shape)
+        if first_column:
+            self.register_parameter("gamma", None)
+        else:
+            self.gamma = nn.Parameter(torch.full(tuple(gamma_shape), GAMMA_INIT))
+
+    def scale(self) -> Tensor | None:
+        """``gamma`` with ``|gamma| >= 1e-3``, its sign kept (paper section 2.2.2).
+
+        The bound acts where gamma is read and passes gradients straight through, so that a gamma
+        that reached the bound can leave it again.
+        """
+        if self.gamma is None:
+            return None
+        raw = self.gamma.detach()
+        return self.gamma + (torch.copysign(raw.abs().clamp(min=GAMMA_MIN), raw) - raw)
+
+
+class Column(nn.Module):
+    """The levels of one column, bottom to top."""
+
+    def __init__(self, levels: Iterable[Level]):
+        super().__init__()
+        self.levels = nn.ModuleList(levels)
+
+    def forward(
+        self,
+        stem: Tensor,
+        previous: Sequence[State] | None,
+        level_kwargs: Sequence[LevelKwargs],
+        state_dtype: torch.dtype,
+    ) -> list[State]:
+        """Paper Eq. 3, under ordinary autograd::
+
+            x[i][l] = F[i][l]( x[i][l-1], x[i-1][l+1] ) + gamma[i][l] * x[i-1][l]
+
+        where ``x[i][-1]`` is the stem, and neither the top level nor the first column has an
+        ``x[i-1][l+1]``.
+
+        Args:
+            stem: output of the stem, in the dtype that ``F`` takes.
+            previous: the previous column's states, one per level; ``None`` in the first column.
+            level_kwargs: what each level's ``F`` gets besides, e.g. a key-padding mask.
+            state_dtype: dtype of the exact states.
+        """
+        states: list[State] = []
+        for index, level in enumerate(self.levels):
+            below, above = level_inputs(index, stem, states, previous)
+            y = level.residual(below, above, **level_kwargs[index])
+            last = None if previous is None else previous[index].exact
+            states.append(advance(y, level.scale(), last, state_dtype, level.channel_dim))
+        return states
+
+    def states(self, exact: Sequence[Tensor]) -> list[State]:
+        """The states with the exact values ``exact``, which `forward` made before."""
+        pairs = zip(exact, self.levels, strict=True)
+        return [rounded(value, level.channel_dim) for value, level in pairs]
+
+
+def level_inputs(
+    index: int, stem: Tensor, states: Sequence[State], previous: Sequence[State | None] | None
+) -> tuple[Tensor, Tensor | None]:
+    """``x[i][l-1]`` and ``x[i-1][l+1]`` of level ``index``, in the dtype that ``F`` takes."""
+    below = stem if index == 0 else states[index - 1].rounded.to(stem.dtype)
+    if previous is None or index + 1 == len(previous):
+        return below, None
+    return below, previous[index + 1].rounded.to(stem.dtype)
+
+
+def advance(
+    y: Tensor, scale: Tensor | None, last: Tensor | None, state_dtype: torch.dtype, channel_dim: int
+) -> State:
+    """The state ``x = y + gamma * last``; ``last`` and ``gamma`` are ``None`` in the first column."""
+    x = y.to(state_dtype)
+    if last is not None:
+        x = torch.addcmul(x, scale.to(state_dtype), last)
+    return guarded(x, channel_dim)
+
+
+def invert(state: State, y: Tensor, scale: Tensor, channel_dim: int) -> State:
+    """The previous column's state ``(x - y) / gamma``: `advance` undone, without gradient."""
+    x = torch.lerp(state.exact, state.rounded.to(state.exact.dtype), -GUARD / (1 - GUARD))
+    return rounded(x.sub_(y).div_(scale), channel_dim)
+
+
+def rounded(exact: Tensor, channel_dim: int) -> State:
+    """The state whose exact value came out of `guarded` before; its gradient passes straight."""
+    if exact.dtype != torch.float64:
+        return State(exact, exact)
+    with torch.no_grad():
+        to_nearest = nearest(exact, channel_dim).sub_(exact)
+    return State(exact, _readable(exact + to_nearest))
+
+
+def _readable(value: Tensor) -> Tensor:
+    # With gradient it stays float64, for the gradients of its readers to add up in float64.
+    return value if value.requires_grad else value.float()
+
+
+def guarded(x: Tensor, channel_dim: int) -> State:
+    """Split ``x`` into what the next column carries on and what ``F`` reads.
+
+    Inverting a column gives back its states only up to float64 rounding. If ``F`` read them as
+    they are, the difference would grow some thirtyfold per column. So ``F`` reads a coarser,
+    rounded value, the same for all states of one rounding cell, and the exact state is moved off
+    the edges of its cell, towards the rounded value, by the share ``GUARD``: a state that is
+    rebuilt a little off is then still in its cell, and ``F`` sees bit for bit what it saw before.
+    The move is below the resolution of ``F``, has gradient 1, and `invert` undoes it.
+
+    States that are no finer than ``F``'s inputs (not float64) are passed through.
+    """
+    if x.dtype != torch.float64:
+        return State(x, x)
+    with torch.no_grad():
+        to_nearest = nearest(x, channel_dim).sub_(x)
+    return State(torch.add(x, to_nearest, alpha=GUARD), _readable(x + to_nearest))
+
+
+def nearest(x: Tensor, channel_dim: int) -> Tensor:
+    """``x`` rounded to multiples of ``2 ** (e - ROUNDED_BITS)``, ``2 ** e`` bounding its channels.
+
+    One absolute step for all channels of a position: a step relative to each element would be
+    too fine for the small ones, whose error comes from the large terms that cancelled.
+    """
+    peak = torch.linalg.vector_norm(x, math.inf, dim=channel_dim, keepdim=True)
+    # Adding 1.5 * 2**52 steps leaves a float64 no bits for anything smaller than a step.
+    exponent = torch.frexp(peak).exponent + (52 - ROUNDED_BITS)
+    shift = torch.ldexp(torch.full_like(peak, 1.5), exponent)
+    return (x + shift).sub_(shift)

@@ -1,0 +1,269 @@
+"""Reversible columns: a backward pass that rebuilds activations instead of keeping them.
+
+All the autograd machinery of the project is in this file. It reaches a column through its levels'
+``residual`` (any module) and ``gamma``, and through the equation and its inverse in ``column.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+
+from .column import GUARD, Column, LevelKwargs, State, advance, invert, level_inputs
+
+STATE_DTYPE = torch.float64
+
+
+def run_reversible(
+    columns: Sequence[Column],
+    stem: Tensor,
+    level_kwargs: Sequence[LevelKwargs],
+    keyframes: set[int],
+) -> dict[int, list[State]]:
+    """States of the columns in ``keyframes``, and of no others: those are rebuilt in backward.
+
+    Gradients are those of calling the columns one after the other under ordinary autograd.
+
+    Args:
+        columns: from the first column on; each starts from the stem and the one before.
+        stem: output of the stem, in the dtype that ``F`` takes; float32 or narrower.
+        level_kwargs: what each level's ``F`` gets besides; tensors in it get no gradient.
+        keyframes: as from `plan_keyframes`; the last column must be among them.
+    """
+    kind = stem.device.type
+    chain = _Chain(
+        level_kwargs,
+        # Without the cache: it would hand the weights' casts, made here, to the backward pass.
+        dict(
+            device_type=kind,
+            dtype=torch.get_autocast_dtype(kind),
+            enabled=torch.is_autocast_enabled(kind),
+            cache_enabled=False,
+        ),
+    )
+    kept: dict[int, list[State]] = {}
+    exact: tuple[Tensor, ...] = ()
+    for index, column in enumerate(columns):
+        parameters = [p for p in column.parameters() if p.requires_grad]
+        step = _Step(chain, column, parameters, len(exact), index in keyframes)
+        exact = _ReversibleColumn.apply(step, stem, *exact, *parameters)
+        if step.keep:
+            kept[index] = column.states(exact)
+    chain.states = None
+    return kept
+
+
+def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
+    """Indices of the columns whose states are kept so that the others can be rebuilt from them.
+
+    Inverting column ``i`` multiplies errors by ``1 / |gamma[i]|``, channel by channel. From the
+    last column, which is always kept, these factors are multiplied up going back; where a product
+    would pass ``budget``, the column just reached is kept too and the product starts anew at 1.
+    """
+    keyframes = {len(columns) - 1}
+    if len(columns) == 1:
+        return keyframes
+    with torch.no_grad():
+        # Stacked, so that all of it comes off the device in one transfer.
+        log_growth = -torch.stack(
+            [
+                torch.cat([level.scale().double().abs().log().flatten() for level in column.levels])
+                for column in columns[1:]
+            ]
+        ).cpu() - math.log1p(-GUARD)
+    total = torch.zeros_like(log_growth[0])
+    for index in range(len(columns) - 2, -1, -1):
+        total += log_growth[index]
+        if total.max() > math.log(budget):
+            keyframes.add(index)
+            total.zero_()
+    return keyframes
+
+
+@dataclass
+class _Chain:
+    """What the columns of one forward pass share.
+
+    ``states`` are those of the column that runs next: in the forward pass its predecessor's, in
+    the backward pass its own, left there by its successor.
+    """
+
+    level_kwargs: Sequence[LevelKwargs]
+    autocast: dict[str, Any]
+    states: list[State] | None = None
+
+
+@dataclass
+class _Step:
+    """One column's part in the chain."""
+
+    chain: _Chain
+    column: Column
+    parameters: list[Tensor]
+    num_previous: int
+    keep: bool
+
+    def residual(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
+        """``F`` as it runs in both passes.
+
+        Gradients are enabled in the forward pass too: kernels and compiled graphs that depend on
+        it are then the same in both, and so are their results.
+        """
+        with torch.enable_grad(), torch.autocast(**self.chain.autocast):
+            kwargs = self.chain.level_kwargs[index]
+            return self.column.levels[index].residual(below, above, **kwargs)
+
+
+class _ReversibleColumn(Function):
+    """One column: ``(stem, previous states, parameters) -> states``.
+
+    One Function per column, so that a column's parameter gradients are out before the next is
+    rebuilt, and can be reduced across devices meanwhile.
+    """
+
+    @staticmethod
+    def forward(ctx, step: _Step, stem: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.step, ctx.training, ctx.rng_states = step, step.column.training, []
+        previous = step.chain.states
+        states: list[State] = []
+        rng_state = _get_rng_state(stem.device)
+        for index, level in enumerate(step.column.levels):
+            below, above = level_inputs(index, stem, states, previous)
+            with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
+                y = step.residual(index, below, above).detach()
+            # Only a level that drew random numbers has something to replay.
+            rng_before, rng_state = rng_state, _get_rng_state(stem.device)
+            drew = not all(map(torch.equal, rng_before, rng_state))
+            ctx.rng_states.append(rng_before if drew else None)
+            last = previous[index].exact if previous else None
+            states.append(advance(y, level.scale(), last, STATE_DTYPE, level.channel_dim))
+        step.chain.states = states
+        exact = tuple(state.exact for state in states)
+        # The parameters are saved only for autograd's check that nothing changed them meanwhile.
+        ctx.save_for_backward(stem, *(exact if step.keep else ()), *step.parameters)
+        return exact
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *state_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Rebuild the previous column and differentiate this one, level by level from the top::
+
+            x[i-1][l] = ( x[i][l] - F[i][l]( x[i][l-1], x[i-1][l+1] ) ) / gamma[i][l]
+
+        One evaluation of ``F`` serves both, and one level's graph is alive at a time.
+        """
+        step: _Step = ctx.step
+        chain, levels = step.chain, step.column.levels
+        if step.column.training != ctx.training:
+            raise RuntimeError(
+                "a reversible column was switched between train() and eval() after its forward "
+                "pass; call backward() before switching"
+            )
+        stem, *saved = ctx.saved_tensors
+        if step.keep:
+            states = step.column.states(saved[: len(levels)])
+        elif chain.states is None:
+            raise RuntimeError(
+                "backward reached a reversible column before the one after it, from which its "
+                "states are rebuilt; differentiate from the last column's states"
+            )
+        else:
+            states = chain.states
+        chain.states = None
+
+        count = step.num_previous
+        previous: list[State | None] | None = [None] * count or None
+        previous_grads: list[Tensor | None] = [None] * count
+        level_grads = list(state_grads)
+        stem_grad = None
+        needed = zip(step.parameters, ctx.needs_input_grad[2 + count :], strict=True)
+        grads: dict[int, Tensor | None] = {id(p): None for p, needs_grad in needed if needs_grad}
+
+        for index in reversed(range(len(levels))):
+            level, grad = levels[index], level_grads.pop()
+            below, above = level_inputs(index, stem, states, previous)
+            below = below.detach().requires_grad_(index > 0 or ctx.needs_input_grad[1])
+            above = above if above is None else above.detach().requires_grad_()
+            with _replayed(ctx.rng_states[index], stem.device):
+                y = step.residual(index, below, above)
+            if previous:
+                scale = level.scale().detach().to(STATE_DTYPE)
+                previous[index] = invert(states[index], y.detach(), scale, level.channel_dim)
+            if grad is None:
+                continue
+            if previous:
+                previous_grads[index] = _sum(previous_grads[index], grad * scale)
+                if id(level.gamma) in grads:
+                    gamma_grad = (grad * previous[index].exact).sum_to_size(level.gamma.shape)
+                    grads[id(level.gamma)] = gamma_grad.to(level.gamma.dtype)
+            parameters = [p for p in level.residual.parameters() if id(p) in grads]
+            found = _differentiate(y, grad, [below, above, *parameters])
+            del y
+            for p in parameters:
+                grads[id(p)] = _sum(grads[id(p)], found.get(id(p)))
+            if index > 0:
+                level_grads[-1] = _sum(level_grads[-1], found.get(id(below)))
+            else:
+                stem_grad = found.get(id(below))
+            if above is not None:
+                previous_grads[index + 1] = _sum(previous_grads[index + 1], found.get(id(above)))
+        chain.states = previous
+        return None, stem_grad, *previous_grads, *(grads.get(id(p)) for p in step.parameters)
+
+
+def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    """Gradients of ``y`` by the ``id`` of each input that has one."""
+    inputs = [x for x in inputs if x is not None and x.requires_grad]
+    if not inputs or not y.requires_grad:
+        return {}
+    # Returned, never accumulated into .grad: what calls us sees one ordinary autograd node.
+    found = torch.autograd.grad(y, inputs, grad.to(y.dtype), allow_unused=True)
+    return {id(x): value for x, value in zip(inputs, found, strict=True) if value is not None}
+
+
+def _drop(_: object) -> None:
+    return None
+
+
+def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
+    if total is None or value is None:
+        return value if total is None else total
+    return total + value
+
+
+def _get_rng_state(device: torch.device) -> list[Tensor]:
+    """State of the generators that a level on ``device`` can draw from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _set_rng_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def _replayed(states: list[Tensor] | None, device: torch.device) -> Iterator[None]:
+    """Draw again what was drawn after ``states``, leaving the global stream where it is."""
+    if states is None:
+        yield
+        return
+    now = _get_rng_state(device)
+    _set_rng_state(states, device)
+    try:
+        yield
+    finally:
+        _set_rng_state(now, device)

@@ -1,0 +1,29 @@
+# Sourced: makes the project's environment in .venv, once, and sets PY to its Python.
+# With PYTHON set, that Python is used as it is.
+# shellcheck shell=bash
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+python_for_venv() {
+  local name
+  for name in python3.11 python3.12 python3; do
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  die "this needs Python 3.11 or 3.12 (fairseq's wheels exist for these); install one of them"
+}
+
+if [[ -z ${PYTHON:-} ]]; then
+  venv=$ROOT/.venv
+  stamp=$venv/installed-$(cksum <"$ROOT/setup.py" | cut -d ' ' -f 1)
+  if [[ ! -e $stamp ]]; then
+    base=$(python_for_venv)
+    say "making the environment in .venv (one to three minutes, some 6 GB with PyTorch) ..."
+    [[ -x $venv/bin/python ]] || "$base" -m venv "$venv"
+    logged "$venv/install.log" "$venv/bin/python" -m pip install --disable-pip-version-check \
+      --editable "$ROOT[test]"
+    touch "$stamp"
+  fi
+  PY=$venv/bin/python
+fi

@@ -1,0 +1,64 @@
+"""Small columns for the tests, and the comparison of reversible with plain gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from revcol_nlp.layers import IsotropicConfig, isotropic_columns
+from revcol_nlp.revcol import RevCol
+
+DIM = 32
+
+
+def build(columns: int = 4, *, gamma: float | str = 0.5, revcol: dict | None = None, **config):
+    """A seeded `RevCol` of isotropic columns; ``gamma`` is a value or ``"uniform"`` in [1e-3, 1]."""
+    torch.manual_seed(0)
+    sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "columns": columns} | config
+    model = RevCol(isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))
+    for name, parameter in model.named_parameters():
+        if name.endswith(".gamma"):
+            with torch.no_grad():
+                parameter.uniform_(1e-3, 1) if gamma == "uniform" else parameter.fill_(gamma)
+    return model
+
+
+def stem_output(batch: int = 4, length: int = 8, dim: int = DIM, seed: int = 1) -> Tensor:
+    return torch.randn(batch, length, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def loss_of(states: list[Tensor]) -> Tensor:
+    """Reads the top level with fixed random weights, so that no gradient vanishes by symmetry."""
+    top = states[-1].float()
+    return (top * torch.randn(top.shape, generator=torch.Generator().manual_seed(2))).sum()
+
+
+def gradients(
+    model: RevCol,
+    reversible: bool,
+    stem: Tensor | None = None,
+    *,
+    level_kwargs: list[dict] | None = None,
+    loss: Callable[[list[Tensor]], Tensor] = loss_of,
+    autocast: torch.dtype | None = None,
+    seed: int = 3,
+) -> dict[str, Tensor]:
+    """Gradients of every parameter and of the stem's output, after one step in training mode."""
+    model.train()
+    model.reversible = reversible
+    model.zero_grad()
+    stem = (stem_output() if stem is None else stem).clone().requires_grad_()
+    torch.manual_seed(seed)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        value = loss(model(stem, level_kwargs))
+    value.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"stem": stem.grad}
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest difference of any gradient, relative to that gradient's largest element."""
+    assert a.keys() == b.keys()
+    return max(((a[k] - b[k]).abs().max() / b[k].abs().max()).item() for k in b)

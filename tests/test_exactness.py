@@ -1,0 +1,125 @@
+"""Reversible gradients are those of ordinary autograd: every parameter, gamma and the input."""
+
+import pytest
+import torch
+
+from revcol_nlp import column, reversible
+from tests.columns import build, gradients, largest_difference, stem_output
+
+BOUND = 1e-6
+RANDOM = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.1}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16-autocast"])
+@pytest.mark.parametrize("gamma", [0.5, "uniform"])
+@pytest.mark.parametrize("columns", [4, 8, 16, 32, 64])
+def test_gradients_equal_ordinary_autograd_with_dropout_and_drop_path(columns, gamma, dtype):
+    model = build(columns, gamma=gamma, **RANDOM)
+    # Enough elements that a scheme which is exact only by luck is not.
+    stem = stem_output(batch=8, length=32)
+    rebuilt = gradients(model, True, stem, autocast=dtype)
+    assert len(rebuilt) == len(list(model.parameters())) + 1
+    assert largest_difference(rebuilt, gradients(model, False, stem, autocast=dtype)) <= BOUND
+
+
+def test_gradients_equal_in_a_bf16_model():
+    model = build(8, **RANDOM).bfloat16()
+    stem = stem_output().bfloat16()
+    rebuilt, plain = gradients(model, True, stem), gradients(model, False, stem)
+    # The stem's gradient is a sum over columns that autograd itself adds up in bf16.
+    torch.testing.assert_close(rebuilt.pop("stem"), plain.pop("stem"))
+    assert largest_difference(rebuilt, plain) <= BOUND
+
+
+def test_outputs_are_bit_identical():
+    model = build(8, **RANDOM).train()
+    outputs = []
+    for model.reversible in (True, False):
+        torch.manual_seed(0)
+        outputs.append(model(stem_output()))
+    assert all(map(torch.equal, *outputs))
+
+
+@pytest.mark.parametrize("keep_columns", [0, 1, 3, 6])
+def test_gradients_are_exact_whatever_is_kept(keep_columns):
+    model = build(6, gamma="uniform", revcol={"keep_columns": keep_columns}, **RANDOM)
+    assert largest_difference(gradients(model, True), gradients(model, False)) <= BOUND
+
+
+def test_every_level_of_every_column_can_be_read_and_differentiated():
+    model = build(5, **RANDOM).train()
+    found = []
+    for model.reversible in (True, False):
+        model.zero_grad()
+        torch.manual_seed(0)
+        states = model.forward_columns(stem_output(), None, range(5))
+        sum(s.square().sum() for column in states.values() for s in column).backward()
+        found.append({n: p.grad for n, p in model.named_parameters()})
+    assert largest_difference(*found) <= BOUND
+
+
+def test_the_loss_may_read_an_early_column_only():
+    model = build(5).train()
+    found = []
+    for model.reversible in (True, False):
+        model.zero_grad()
+        model.forward_columns(stem_output(), None, [2])[2][1].square().sum().backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert largest_difference(*found) <= BOUND
+
+
+def test_key_padding_mask_passes_through_untouched():
+    model = build(6, **RANDOM)
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    mask[1, 5:] = mask[3, 2:] = True
+    before = mask.clone()
+    kwargs = [{"key_padding_mask": mask}] * 4
+    masked = gradients(model, True, level_kwargs=kwargs)
+    plain = gradients(model, False, level_kwargs=kwargs)
+    assert largest_difference(masked, plain) <= BOUND
+    assert largest_difference(masked, gradients(model, True)) > 1e-2
+    assert torch.equal(mask, before)
+
+
+def test_a_level_input_that_needs_a_gradient_is_refused():
+    with pytest.raises(ValueError, match="key_padding_mask"):
+        build(2)(stem_output(), [{"key_padding_mask": torch.zeros(1, requires_grad=True)}] * 4)
+    with pytest.raises(ValueError, match="3 mappings for 4 levels"):
+        build(2)(stem_output(), [{}] * 3)
+
+
+# What the exactness rests on: without any one of these the gradients are visibly wrong.
+
+
+def test_without_the_guard_errors_grow(monkeypatch):
+    model, stem = build(16), stem_output(batch=32, length=32)
+    plain = gradients(model, False, stem)
+    monkeypatch.setattr(column, "guarded", lambda x, _: column.State(x, x.float()))
+    assert largest_difference(gradients(model, True, stem), plain) > 1e-4
+
+
+def test_without_keyframes_small_gammas_lose_the_states(monkeypatch):
+    model = build(16, gamma="uniform")
+    plain = gradients(model, False)
+    monkeypatch.setattr("revcol_nlp.revcol.plan_keyframes", lambda columns, _: {len(columns) - 1})
+    assert largest_difference(gradients(model, True), plain) > 1e-4
+
+
+def test_without_replayed_random_numbers_dropout_breaks_the_gradients(monkeypatch):
+    model = build(4, dropout=0.1)
+    plain = gradients(model, False)
+    monkeypatch.setattr(reversible, "_set_rng_state", lambda *_: None)
+    assert largest_difference(gradients(model, True), plain) > 1e-2
+
+
+def test_a_device_without_float64_keeps_activations_and_says_so_once(monkeypatch, caplog):
+    from revcol_nlp import revcol
+
+    revcol._warn_once.cache_clear()
+    monkeypatch.setattr(revcol, "_has_float64", lambda _: False)
+    model = build(4)
+    assert largest_difference(gradients(model, True), gradients(model, False)) == 0
+    assert [r.message for r in caplog.records] == [
+        "cpu has no float64 to invert columns in: activations kept"
+    ]
+    revcol._warn_once.cache_clear()
