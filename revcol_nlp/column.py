@@ -121,7 +121,7 @@ def level_inputs(
 def advance(
     y: Tensor, scale: Tensor | None, last: Tensor | None, state_dtype: torch.dtype, channel_dim: int
 ) -> State:
-    """The state ``x = y + gamma * last``; ``last`` and ``gamma`` are ``None`` in the first column."""
+    """The state ``x = y + gamma * last``; in the first column there is no ``last``."""
     x = y.to(state_dtype)
     if last is not None:
         x = torch.addcmul(x, scale.to(state_dtype), last)

@@ -1,7 +1,7 @@
 """Options of the RevCol-Transformer: the one home of its defaults, and the presets.
 
-fairseq reads a model's options from a flat dataclass. This one is fairseq's own
-``TransformerConfig``, flattened, with the column options added; a preset holds only what it changes.
+fairseq reads a model's options from a flat dataclass. This one is fairseq's ``TransformerConfig``,
+flattened, with the column options added. A preset holds only what it changes.
 """
 
 from argparse import Namespace
@@ -82,16 +82,19 @@ UNSUPPORTED = {
     "encoder_layers_to_keep": "every column is needed to rebuild the one before it",
     "encoder_normalize_before": "the blocks of a column are residual-post-norm",
     "encoder_xformers_att_config": "the encoder's attention is normalised attention",
-    "quant_noise_pq": "a column must compute the same twice, and noise on weights differs",
-    "quant_noise_pq_block_size": "a column must compute the same twice, and noise on weights differs",
-    "quant_noise_scalar": "a column must compute the same twice, and noise on weights differs",
+    "quant_noise_pq": "a column must compute the same twice, with the same weights",
+    "quant_noise_pq_block_size": "a column must compute the same twice, with the same weights",
+    "quant_noise_scalar": "a column must compute the same twice, with the same weights",
     "adaptive_input": "the stem is one embedding table",
     "no_cross_attention": "the decoder would not read the encoder at all",
     "char_inputs": "nothing reads it",
 }
 
 _NESTED = {"encoder": EncDecBaseConfig, "decoder": DecoderConfig, "quant_noise": QuantNoiseConfig}
-_OPTIONAL = {"encoder_layers": int, "decoder_input_dim": int, "decoder_output_dim": int}
+_OPTIONAL = dict.fromkeys(
+    ("encoder_layers", "decoder_input_dim", "decoder_output_dim"),
+    Optional[int],  # noqa: UP045 (fairseq looks for this spelling)
+)
 
 
 def _flat(config: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
@@ -101,7 +104,7 @@ def _flat(config: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
             yield from _flat(_NESTED[f.name], name + "_")
         elif not f.name.startswith("_"):
             default = TABLE_10.get(name, f.default)
-            kind = Optional[_OPTIONAL[name]] if name in _OPTIONAL else f.type
+            kind = _OPTIONAL.get(name, f.type)
             yield name, kind, field(default=default, metadata=f.metadata)
 
 
@@ -124,12 +127,15 @@ def fill_preset(cfg: Namespace | DictConfig, preset: Mapping[str, Any]) -> None:
 
 
 def transformer_config(cfg: Mapping[str, Any]) -> TransformerConfig:
-    """The nested config that fairseq's modules read; column options are ``cfg.encoder.columns`` etc.
+    """The nested config that fairseq's modules read, with ``cfg.encoder.columns`` and so on.
 
     Raises:
         ValueError: for an option that no part of the model would read.
     """
     defaults = {f.name: f.default for f in fields(RevColTransformerConfig)}
+    unknown = sorted(set(cfg) - set(defaults) - {"arch"})
+    if unknown:
+        raise ValueError(f"the RevCol-Transformer has no option {', '.join(unknown)}")
     for name, reason in UNSUPPORTED.items():
         if cfg[name] != defaults[name]:
             option = "--" + name.replace("_", "-")
@@ -171,13 +177,11 @@ def isotropic_config(cfg: TransformerConfig) -> IsotropicConfig:
     )
 
 
-# Ott et al. (2018) share one embedding table between encoder, decoder and output.
-WMT_EN_DE = {"share_all_embeddings": True, "dropout": 0.3}
-
 PRESETS: dict[str, dict[str, Any]] = {
     "revcol_transformer": {},
-    "revcol_transformer_wmt_en_de": WMT_EN_DE,
-    "revcol_transformer_wmt_en_fr": {**WMT_EN_DE, "dropout": 0.1},
+    # As the paper trains them, following Ott et al. (2018): one embedding table for all.
+    "revcol_transformer_wmt_en_de": {"share_all_embeddings": True, "dropout": 0.3},
+    "revcol_transformer_wmt_en_fr": {"share_all_embeddings": True},
     "revcol_transformer_iwslt_de_en": {
         "encoder_embed_dim": 384,
         "encoder_ffn_embed_dim": 768,

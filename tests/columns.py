@@ -14,7 +14,7 @@ DIM = 32
 
 
 def build(columns: int = 4, *, gamma: float | str = 0.5, revcol: dict | None = None, **config):
-    """A seeded `RevCol` of isotropic columns; ``gamma`` is a value or ``"uniform"`` in [1e-3, 1]."""
+    """A seeded `RevCol` of isotropic columns; ``gamma``: a value, or ``"uniform"`` in [1e-3, 1]."""
     torch.manual_seed(0)
     sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "columns": columns} | config
     model = RevCol(isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))

@@ -34,7 +34,9 @@ class RevColTransformerModel(TransformerModelBase):
 
     @classmethod
     def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> RevColTransformerModel:
-        flat = OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else vars(cfg)
+        flat = vars(cfg)
+        if OmegaConf.is_config(cfg):
+            flat = OmegaConf.to_container(cfg, enum_to_str=True)
         return super().build_model(transformer_config(flat), task)
 
     @classmethod
