@@ -112,7 +112,8 @@ def level_inputs(
     index: int, stem: Tensor, states: Sequence[State], previous: Sequence[State | None] | None
 ) -> tuple[Tensor, Tensor | None]:
     """``x[i][l-1]`` and ``x[i-1][l+1]`` of level ``index``, in the dtype that ``F`` takes."""
-    below = stem if index == 0 else states[index - 1].rounded.to(stem.dtype)
+    # The stem as a view: a column's gradients for it add up by themselves, as in reversible.py.
+    below = states[index - 1].rounded.to(stem.dtype) if index else stem.view_as(stem)
     if previous is None or index + 1 == len(previous):
         return below, None
     return below, previous[index + 1].rounded.to(stem.dtype)

@@ -50,6 +50,8 @@ def apply() -> None:
     _replace(distributed_fairseq_model, "DistributedDataParallel", _ddp_on_any_device)
     if train := _loaded_command("fairseq_cli.train"):
         _replace(train, "add_defaults", _join_inside_main)
+        _replace(Trainer, "save_checkpoint", _save_early_stopping)
+        _replace(Trainer, "load_checkpoint", _load_early_stopping)
     if interactive := _loaded_command("fairseq_cli.interactive"):
         _replace(interactive, "make_batches", _set_bad_lines_aside)
         _replace(FairseqTask, "inference_step", _leave_bad_lines_blank)
@@ -113,7 +115,7 @@ def _keep_what_is_not_averaged(
     original(self, {**self.model.state_dict(), **state_dict}, **kwargs)
 
 
-# Batches
+# Batches, and resuming
 
 
 def _batch_the_remainder_too(
@@ -153,6 +155,27 @@ def _resume_with_the_same_batches(
     iterator.dataset.set_epoch(epoch)
     iterator.epoch = epoch
     return iterator
+
+
+def _early_stopping() -> dict[str, Any]:
+    # --patience counts in the attributes of a function, which fairseq keeps in no checkpoint: a
+    # resumed run would count from zero and end later.
+    return vars(_loaded_command("fairseq_cli.train").should_stop_early)
+
+
+def _save_early_stopping(
+    original: Callable, self: Trainer, filename: str, extra_state: dict[str, Any]
+) -> str | None:
+    return original(self, filename, {**extra_state, "early_stopping": dict(_early_stopping())})
+
+
+def _load_early_stopping(
+    original: Callable, self: Trainer, *args: Any, reset_meters: bool = False, **kwargs: Any
+) -> dict[str, Any] | None:
+    extra_state = original(self, *args, reset_meters=reset_meters, **kwargs)
+    if extra_state is not None and not reset_meters:
+        _early_stopping().update(extra_state.get("early_stopping", {}))
+    return extra_state
 
 
 # Several processes

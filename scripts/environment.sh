@@ -22,7 +22,7 @@ if [[ -z ${PYTHON:-} ]]; then
     say "making the environment in .venv (one to three minutes, some 6 GB with PyTorch) ..."
     [[ -x $venv/bin/python ]] || "$base" -m venv "$venv"
     logged "$venv/install.log" "$venv/bin/python" -m pip install --disable-pip-version-check \
-      --editable "$ROOT[test]"
+      --editable "${ROOT}[test]"
     touch "$stamp"
   fi
   PY=$venv/bin/python

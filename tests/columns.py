@@ -1,14 +1,13 @@
-"""Small columns for the tests, and the comparison of reversible with plain gradients."""
+"""Small columns for the tests."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from revcol_nlp.layers import IsotropicConfig, isotropic_columns
 from revcol_nlp.revcol import RevCol
+from revcol_nlp.verify import differences
 
 DIM = 32
 
@@ -35,30 +34,5 @@ def loss_of(states: list[Tensor]) -> Tensor:
     return (top * torch.randn(top.shape, generator=torch.Generator().manual_seed(2))).sum()
 
 
-def gradients(
-    model: RevCol,
-    reversible: bool,
-    stem: Tensor | None = None,
-    *,
-    level_kwargs: list[dict] | None = None,
-    loss: Callable[[list[Tensor]], Tensor] = loss_of,
-    autocast: torch.dtype | None = None,
-    seed: int = 3,
-) -> dict[str, Tensor]:
-    """Gradients of every parameter and of the stem's output, after one step in training mode."""
-    model.train()
-    model.reversible = reversible
-    model.zero_grad()
-    stem = (stem_output() if stem is None else stem).clone().requires_grad_()
-    torch.manual_seed(seed)
-    with torch.autocast("cpu", autocast, enabled=autocast is not None):
-        value = loss(model(stem, level_kwargs))
-    value.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return found | {"stem": stem.grad}
-
-
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest difference of any gradient, relative to that gradient's largest element."""
-    assert a.keys() == b.keys()
-    return max(((a[k] - b[k]).abs().max() / b[k].abs().max()).item() for k in b)
+    return max(differences(a, b).values())

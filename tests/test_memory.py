@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
+from revcol_nlp import verify
 from tests.columns import DIM, build, loss_of, stem_output
 
 STATE_BYTES = stem_output().numel() * 8  # one level's state, in float64
@@ -16,19 +16,8 @@ def held_bytes(columns: int, *, reversible: bool = True, gamma=0.5, **revcol) ->
     """Bytes that one training step holds for backward, parameters aside."""
     revcol = {"reversible": reversible, **revcol}
     model = build(columns, gamma=gamma, dropout=0.1, revcol=revcol).train()
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            held[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of(model(stem_output().requires_grad_()))
-    assert loss.grad_fn is not None
-    return sum(size for size, _ in held.values())
+    step = lambda: loss_of(model(stem_output().requires_grad_()))  # noqa: E731
+    return verify.held_bytes(step, list(model.parameters()))
 
 
 def test_a_further_column_holds_nothing():

@@ -1,0 +1,170 @@
+"""Score the output of fairseq-generate: tokenised BLEU, detokenised sacreBLEU, chrF.
+
+Refuses output that does not hold exactly one translation for each sentence of the data, puts
+translations and references into files in the order of the corpus, and writes scores.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
+from sacremoses import MosesDetokenizer
+
+INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
+
+
+class BadInput(Exception):
+    """What was asked cannot be done; the message is one sentence for the user."""
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, broken at line feeds only."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not valid UTF-8") from error
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Write `lines` to `path`, which is replaced only by a whole file."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One split of a folder made by fairseq-preprocess: how long, and translated into what."""
+
+    sentences: int
+    target: str
+
+    @classmethod
+    def of(cls, data: Path, subset: str) -> Corpus:
+        """Read it from a name such as `test.en-de.de.idx`, and from that index's header."""
+        indices = sorted(data.glob(f"{subset}.*-*.*.idx"))
+        if not indices:
+            raise BadInput(f"{data} holds no binarised split '{subset}'")
+        with indices[0].open("rb") as file:
+            header = file.read(INDEX_HEADER.size)
+        if len(header) < INDEX_HEADER.size or not header.startswith(b"MMIDIDX"):
+            raise BadInput(f"{indices[0]} is not an index of fairseq-preprocess's 'mmap' format")
+        _, _, _, sentences = INDEX_HEADER.unpack(header)
+        return cls(sentences, target=indices[0].name.split(".")[-3].split("-")[1])
+
+
+def read_generated(path: Path, sentences: int) -> tuple[list[str], list[str]]:
+    """Translations and references of fairseq-generate's output, in the order of the corpus."""
+    found: dict[str, dict[int, str]] = {"H": {}, "T": {}}
+    for line in read_lines(path):
+        fields = line.split("\t")
+        kind, _, number = fields[0].partition("-")
+        if kind not in found or not number.isdecimal() or len(fields) < 2:
+            continue
+        if int(number) in found[kind]:
+            raise BadInput(f"{path} holds more than one line {fields[0]}")
+        found[kind][int(number)] = fields[-1]
+    for kind, what in (("H", "translations"), ("T", "references")):
+        if found[kind].keys() != set(range(sentences)):
+            raise BadInput(
+                f"{path} holds {len(found[kind])} {what} for the {sentences} sentences of the data"
+            )
+    hypotheses, references = ([found[kind][i] for i in range(sentences)] for kind in "HT")
+    return hypotheses, references
+
+
+def detokenise(lines: list[str], language: str) -> list[str]:
+    """Undo Moses tokenisation, its escapes included."""
+    moses = MosesDetokenizer(lang=language)
+    return [moses.detokenize(line.split()) for line in lines]
+
+
+def tokenised_bleu() -> BLEU:
+    """The BLEU of multi-bleu.perl and fairseq: on tokens as they are, without smoothing."""
+    return BLEU(tokenize="none", smooth_method="none", force=True)
+
+
+def score(metric: Metric, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
+    """A corpus score, and the signature that says how it was computed."""
+    value = metric.corpus_score(hypotheses, [references]).score
+    return {"score": round(value, 2), "signature": str(metric.get_signature())}
+
+
+def evaluate(
+    generated: Path, corpus: Corpus, out: Path, reference: Path | None
+) -> dict[str, dict[str, Any]]:
+    """All scores of one translation; the texts they were computed on are left in `out`.
+
+    Against a raw reference, case counts unless no translation has a capital letter.
+    """
+    hypotheses, references = read_generated(generated, corpus.sentences)
+    write_lines(out / "hyp.tok", hypotheses)
+    write_lines(out / "ref.tok", references)
+    scores = {"bleu_tokenised": score(tokenised_bleu(), hypotheses, references)}
+    if reference is None:
+        return {**scores, "chrf_tokenised": score(CHRF(), hypotheses, references)}
+
+    raw = read_lines(reference)
+    if len(raw) != corpus.sentences:
+        raise BadInput(
+            f"{reference} has {len(raw)} lines for the {corpus.sentences} sentences of the data"
+        )
+    plain = detokenise(hypotheses, corpus.target)
+    write_lines(out / "hyp.detok", plain)
+    write_lines(out / "ref.detok", raw)
+    lowercase = not any(c.isupper() for line in plain for c in line)
+    scores["sacrebleu"] = score(BLEU(lowercase=lowercase), plain, raw)
+    scores["chrf"] = score(CHRF(lowercase=lowercase), plain, raw)
+    return scores
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--generated", type=Path, required=True, help="what fairseq-generate printed"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the binarised data it read")
+    parser.add_argument("--subset", default="test", help="the split that was translated")
+    parser.add_argument("--reference", type=Path, help="untokenised references, one a line")
+    parser.add_argument("--out", type=Path, required=True, help="an existing folder to write to")
+    facts = parser.add_argument_group("facts to keep in scores.json")
+    facts.add_argument("--checkpoint", help="what translated")
+    facts.add_argument("--beam", type=int, help="its beam size")
+    facts.add_argument("--lenpen", type=float, help="its length penalty")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    args = parse_args()
+    try:
+        if not args.out.is_dir():
+            raise BadInput(f"--out names no folder: {args.out}")
+        corpus = Corpus.of(args.data, args.subset)
+        scores = evaluate(args.generated, corpus, args.out, args.reference)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    facts = {key: getattr(args, key) for key in ("checkpoint", "beam", "lenpen", "subset")}
+    record = {**facts, "sentences": corpus.sentences, "target": corpus.target, **scores}
+    write_lines(args.out / "scores.json", [json.dumps(record, indent=2)])
+    for name, result in scores.items():
+        print(f"{args.subset} {name} {result['score']:.2f}  {result['signature']}")
+
+
+if __name__ == "__main__":
+    main()
