@@ -131,8 +131,8 @@ def advance(
 
 def invert(state: State, y: Tensor, scale: Tensor, channel_dim: int) -> State:
     """The previous column's state ``(x - y) / gamma``: `advance` undone, without gradient."""
-    x = torch.lerp(state.exact, state.rounded.to(state.exact.dtype), -GUARD / (1 - GUARD))
-    return rounded(x.sub_(y).div_(scale), channel_dim)
+    x = torch.lerp(state.rounded.to(state.exact.dtype), state.exact, 1 / (1 - GUARD))
+    return rounded(x.sub_(y).mul_(scale.reciprocal()), channel_dim)
 
 
 def rounded(exact: Tensor, channel_dim: int) -> State:

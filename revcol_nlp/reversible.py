@@ -202,7 +202,7 @@ class _ReversibleColumn(Function):
             if grad is None:
                 continue
             if previous:
-                previous_grads[index] = _sum(previous_grads[index], grad * scale)
+                previous_grads[index] = grad * scale
                 if id(level.gamma) in grads:
                     gamma_grad = (grad * previous[index].exact).sum_to_size(level.gamma.shape)
                     grads[id(level.gamma)] = gamma_grad.to(level.gamma.dtype)
@@ -215,8 +215,11 @@ class _ReversibleColumn(Function):
                 level_grads[-1] = _sum(level_grads[-1], found.get(id(below)))
             else:
                 stem_grad = found.get(id(below))
-            if above is not None:
-                previous_grads[index + 1] = _sum(previous_grads[index + 1], found.get(id(above)))
+            if above is not None and id(above) in found:
+                total = previous_grads[index + 1]  # made above, so free to be added to
+                previous_grads[index + 1] = (
+                    found[id(above)] if total is None else total.add_(found[id(above)])
+                )
         chain.states = previous
         return None, stem_grad, *previous_grads, *(grads.get(id(p)) for p in step.parameters)
 
