@@ -1,0 +1,99 @@
+"""What the tests of the fairseq plugin share: a tiny corpus, a model, a way to run the commands."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+USER_DIR = Path(__file__).parent.parent / "revcol_nlp"
+
+TINY_MODEL = (
+    *("--user-dir", USER_DIR, "--arch", "revcol_transformer_tiny", "--share-all-embeddings"),
+    *("--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "32"),
+    *("--encoder-attention-heads", "2", "--decoder-layers", "1"),
+    *("--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32"),
+    *("--decoder-attention-heads", "2"),
+)
+
+TRAINING = (
+    *("--optimizer", "adam", "--lr", "0.005", "--criterion", "label_smoothed_cross_entropy"),
+    *("--max-tokens", "400", "--num-workers", "0", "--seed", "7", "--no-progress-bar", "--cpu"),
+)
+
+RunFairseq = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_fairseq() -> RunFairseq:
+    """``run_fairseq(command, *args, check=True, processes=1, input=None, **environment)`` runs
+    ``fairseq_cli.<command>``, with torchrun where there are several processes.
+
+    Raises RuntimeError with the end of the output where the command fails, unless ``check=False``.
+    """
+
+    def run(
+        command: str,
+        *args: object,
+        check: bool = True,
+        processes: int = 1,
+        input: str | None = None,
+        **environment: str,
+    ) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone"]
+            launcher += ["--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [*launcher, "-m", f"fairseq_cli.{command}", *map(str, args)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            input=input,
+            capture_output=True,
+            text=True,
+        )
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{command} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory, run_fairseq: RunFairseq) -> Path:
+    """A folder of 200 training, 20 validation and 60 test pairs, binarised, one joined dictionary.
+
+    The text is in its parent folder: ``train.src``, ``train.tgt`` and so on.
+    """
+    folder = tmp_path_factory.mktemp("toy")
+    chance = random.Random(0)
+    words = [f"w{i}" for i in range(30)]
+    for split, size in {"train": 200, "valid": 20, "test": 60}.items():
+        source = [chance.choices(words, k=chance.randint(2, 12)) for _ in range(size)]
+        target = [sentence[::-1] for sentence in source]
+        for language, sentences in {"src": source, "tgt": target}.items():
+            text = "".join(" ".join(sentence) + "\n" for sentence in sentences)
+            (folder / f"{split}.{language}").write_text(text)
+    run_fairseq(
+        "preprocess",
+        *("--source-lang", "src", "--target-lang", "tgt", "--joined-dictionary"),
+        *("--trainpref", folder / "train", "--validpref", folder / "valid"),
+        *("--testpref", folder / "test", "--destdir", folder / "data-bin"),
+    )
+    return folder / "data-bin"
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, toy_data: Path, run_fairseq: RunFairseq
+) -> Path:
+    """A folder of checkpoints: three epochs of five updates on ``toy_data``, dropout 0.1, with one
+    checkpoint per epoch and one each four updates. Tests read it and do not write to it."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_fairseq(
+        *("train", toy_data, *TINY_MODEL, *TRAINING, "--dropout", "0.1", "--max-epoch", "3"),
+        *("--save-interval-updates", "4", "--save-dir", folder),
+    )
+    return folder
