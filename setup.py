@@ -26,6 +26,6 @@ setup(
     ],
     extras_require={
         # The formatter's version is pinned, as another formats differently.
-        "test": ["pytest>=8", "ruff==0.17.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.6"],
     },
 )

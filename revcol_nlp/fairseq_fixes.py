@@ -49,9 +49,10 @@ def apply() -> None:
     _replace(distributed_utils, "call_main", _join_before_main)
     _replace(distributed_fairseq_model, "DistributedDataParallel", _ddp_on_any_device)
     if train := _loaded_command("fairseq_cli.train"):
-        _replace(train, "add_defaults", _join_inside_main)
         _replace(Trainer, "save_checkpoint", _save_early_stopping)
         _replace(Trainer, "load_checkpoint", _load_early_stopping)
+        if _loaded_command("fairseq_cli.hydra_train"):
+            _replace(train, "add_defaults", _join_inside_main)
     if interactive := _loaded_command("fairseq_cli.interactive"):
         _replace(interactive, "make_batches", _set_bad_lines_aside)
         _replace(FairseqTask, "inference_step", _leave_bad_lines_blank)

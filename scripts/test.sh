@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"
 "$PY" -m ruff format --check .
 "$PY" -m ruff check .
-exec "$PY" -m pytest -q "$@"
+# Two processes of one thread each: most tests wait for a command of fairseq to start.
+OMP_NUM_THREADS=1 exec "$PY" -m pytest -q -n 2 --dist loadfile "$@"

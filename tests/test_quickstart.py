@@ -1,0 +1,60 @@
+"""The first command of the README."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def quickstart(*options: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        ["bash", ROOT / "scripts/quickstart.sh", *map(str, options)],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 or not check, done.stdout + done.stderr
+    return done
+
+
+def bleu(output: str) -> float:
+    return float(re.search(r"^test bleu_tokenised ([\d.]+)", output, re.M)[1])
+
+
+def test_quickstart_goes_from_nothing_to_scored_translations_and_reuses_what_is_there(tmp_path):
+    small = ("--out", tmp_path, "--train", 2400, "--max-update")
+    first = quickstart(*small, 2)
+    assert bleu(first.stdout) < 20
+    assert re.search(r"^BLEU = \d", first.stdout, re.M), "the dictionary's BLEU"
+    assert first.stdout.count("reference") == 5
+    assert str(tmp_path) in first.stdout.splitlines()[-1]
+    assert "bin: made" in first.stderr
+
+    last = tmp_path / "checkpoints/checkpoint_last.pt"
+    written = last.stat().st_mtime_ns
+    second = quickstart(*small, 2)
+    assert "bin: there already" in second.stderr and "trained already" in second.stderr
+    assert last.stat().st_mtime_ns == written
+    assert bleu(second.stdout) == bleu(first.stdout)
+
+    other = quickstart(*small, 3, check=False)
+    assert other.returncode == 2
+    assert "was made with other settings" in other.stderr
+
+
+def test_quickstart_refuses_what_it_does_not_know():
+    for options in (("--pair", "en-xx"), ("--colums", "4"), ("--out",)):
+        done = quickstart(*options, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", ["en-de", "en-fr"])
+def test_quickstart_trains_a_model_far_above_the_dictionary(pair, tmp_path):
+    assert bleu(quickstart("--out", tmp_path, "--pair", pair).stdout) > 85
