@@ -23,7 +23,7 @@ class RevCol(nn.Module):
 
     In training the states are float64 and ``F`` reads them rounded (`column.guarded`), with
     ``reversible`` on or off: the two give the same gradients, and share one ``state_dict``. In
-    evaluation and under ``no_grad`` nothing is kept anyway, and states have the stem's dtype.
+    evaluation nothing is rebuilt, and under ``no_grad`` states have the stem's dtype.
 
     Args:
         columns: from first to last, each a `Column` of as many levels as the others.

@@ -53,7 +53,7 @@ def run_reversible(
     kept: dict[int, list[State]] = {}
     exact: tuple[Tensor, ...] = ()
     for index, column in enumerate(columns):
-        parameters = [p for p in column.parameters() if p.requires_grad]
+        parameters = _trainable(column)
         step = _Step(chain, column, parameters, len(exact), index in keyframes)
         exact = _ReversibleColumn.apply(step, stem, *exact, *parameters)
         if step.keep:
@@ -70,7 +70,7 @@ def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
     would pass ``budget``, the column just reached is kept too and the product starts anew at 1.
     """
     keyframes = {len(columns) - 1}
-    if len(columns) == 1:
+    if len(columns) <= 1:
         return keyframes
     with torch.no_grad():
         # Stacked, so that all of it comes off the device in one transfer.
@@ -149,8 +149,10 @@ class _ReversibleColumn(Function):
             states.append(advance(y, level.scale(), last, STATE_DTYPE, level.channel_dim))
         step.chain.states = states
         exact = tuple(state.exact for state in states)
-        # The parameters are saved only for autograd's check that nothing changed them meanwhile.
-        ctx.save_for_backward(stem, *(exact if step.keep else ()), *step.parameters)
+        # What F reads besides is saved only for autograd's check that nothing changed it meanwhile.
+        inputs = [value for kwargs in step.chain.level_kwargs for value in kwargs.values()]
+        watched = [*step.column.parameters(), *(x for x in inputs if isinstance(x, Tensor))]
+        ctx.save_for_backward(stem, *(exact if step.keep else ()), *watched)
         return exact
 
     @staticmethod
@@ -168,6 +170,11 @@ class _ReversibleColumn(Function):
             raise RuntimeError(
                 "a reversible column was switched between train() and eval() after its forward "
                 "pass; call backward() before switching"
+            )
+        if list(map(id, _trainable(step.column))) != list(map(id, step.parameters)):
+            raise RuntimeError(
+                "a reversible column has other trainable parameters than in its forward pass "
+                "(replaced, frozen, or swapped by functional_call); set reversible=False for that"
             )
         stem, *saved = ctx.saved_tensors
         if step.keep:
@@ -205,7 +212,8 @@ class _ReversibleColumn(Function):
                 previous_grads[index] = grad * scale
                 if id(level.gamma) in grads:
                     gamma_grad = (grad * previous[index].exact).sum_to_size(level.gamma.shape)
-                    grads[id(level.gamma)] = gamma_grad.to(level.gamma.dtype)
+                    gamma_grad = gamma_grad.to(level.gamma.dtype)
+                    grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
             parameters = [p for p in level.residual.parameters() if id(p) in grads]
             found = _differentiate(y, grad, [below, above, *parameters])
             del y
@@ -234,6 +242,10 @@ def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> 
     return {id(x): value for x, value in zip(inputs, found, strict=True) if value is not None}
 
 
+def _trainable(column: Column) -> list[Tensor]:
+    return [p for p in column.parameters() if p.requires_grad]
+
+
 def _drop(_: object) -> None:
     return None
 
@@ -247,15 +259,15 @@ def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
 def _get_rng_state(device: torch.device) -> list[Tensor]:
     """State of the generators that a level on ``device`` can draw from."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
     return states
 
 
 def _set_rng_state(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ random numbers from a generator of its own, say. One call of `gradient_differenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -38,10 +39,10 @@ def gradients(
     """Gradients of all parameters and of ``"stem"`` after one training step from ``seed``.
 
     The loss reads the top level with fixed random weights, so that none vanishes by symmetry.
-    ``.grad`` of the parameters is left empty, the switches as they were.
+    ``.grad`` is not touched; the global random stream is left where the step left it.
     """
-    modes = model.reversible, model.training
-    model.reversible = reversible
+    modes = {module: module.training for module in model.modules()}
+    was_reversible, model.reversible = model.reversible, reversible
     model.train()
     stem = stem.detach().clone().requires_grad_()
     names = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -53,16 +54,23 @@ def gradients(
             top * torch.randn(top.shape, generator=torch.Generator().manual_seed(seed)).to(top)
         ).sum()
     found = torch.autograd.grad(loss, [*inputs, stem], allow_unused=True)
-    model.reversible = modes[0]
-    model.train(modes[1])
+    model.reversible = was_reversible
+    for module, training in modes.items():
+        module.training = training
     return {n: g for n, g in zip([*names, "stem"], found, strict=True) if g is not None}
 
 
 def differences(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:
-    """Largest element of ``a - b`` relative to the largest of ``b``, by name."""
+    """Largest element of ``a - b`` relative to the largest of ``b``, by name; inf for nan."""
     if a.keys() != b.keys():
         raise ValueError(f"only one side has gradients of {sorted(a.keys() ^ b.keys())}")
-    return {name: ((a[name] - b[name]).abs().max() / b[name].abs().max()).item() for name in b}
+    found = {}
+    for name in b:
+        ratio = ((a[name] - b[name]).abs().max() / b[name].abs().max()).item()
+        found[name] = 0.0 if torch.equal(a[name], b[name]) else ratio
+        if math.isnan(found[name]):
+            found[name] = math.inf  # a nan would get lost in max()
+    return found
 
 
 def held_bytes(step: Callable[[], Tensor], parameters: Sequence[Tensor]) -> int:

@@ -20,7 +20,8 @@ if [[ -z ${PYTHON:-} ]]; then
   if [[ ! -e $stamp ]]; then
     base=$(python_for_venv)
     say "making the environment in .venv (one to three minutes, some 6 GB with PyTorch) ..."
-    [[ -x $venv/bin/python ]] || "$base" -m venv "$venv"
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" ||
+      die "$base could not make an environment in .venv (on Debian, install python3-venv)"
     logged "$venv/install.log" "$venv/bin/python" -m pip install --disable-pip-version-check \
       --editable "${ROOT}[test]"
     touch "$stamp"

@@ -27,6 +27,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ $pair == en-de || $pair == en-fr ]] || die "--pair is en-de or en-fr, not '$pair'"
+[[ $train -ge 480 ]] || die "--train needs at least 480 pairs, so that valid and test hold 20"
 source "$ROOT/scripts/environment.sh"
 source "$ROOT/scripts/corpus.sh"
 

@@ -91,13 +91,25 @@ def test_one_levels_graph_is_alive_at_a_time():
     assert len(alive) == 2 * 6 * 4
 
 
+def tensors() -> int:
+    """How many tensors of a state's shape Python can see."""
+    gc.collect()
+    return sum(type(o) is torch.Tensor and o.shape == (4, 8, DIM) for o in gc.get_objects())
+
+
+def test_a_further_column_holds_nothing_besides_saved_tensors_either():
+    alive = []
+    for columns in (4, 8):
+        model = build(columns, gamma=1.0).train()
+        before = tensors()
+        loss = loss_of(model(stem_output().requires_grad_()))
+        alive.append(tensors() - before)
+        del loss
+    assert alive[0] == alive[1]
+
+
 def test_nothing_stays_behind_after_a_step():
     model = build(6).train()
-
-    def tensors() -> int:
-        gc.collect()
-        return sum(torch.is_tensor(o) and o.shape == (4, 8, DIM) for o in gc.get_objects())
-
     before = tensors()
     loss_of(model(stem_output().requires_grad_())).backward()
     assert tensors() == before
