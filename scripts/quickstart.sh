@@ -6,7 +6,7 @@
 #   --pair en-de|en-fr  languages (default en-de)
 #   --out DIR           receives everything that is made (default runs/quickstart-PAIR)
 #   --train N           sentence pairs to train on (default 12000; a 24th for valid and for test)
-#   --max-update N      updates of 1024 tokens (default 1300)
+#   --max-update N      updates of 1024 tokens (default 1000)
 #
 # Makes the environment in .venv, generates sentence pairs, trains a small model, translates the
 # test set with beam search, and prints BLEU, the BLEU of a word-by-word dictionary beside it, and
@@ -15,7 +15,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-pair=en-de out='' train=12000 max_update=1300
+pair=en-de out='' train=12000 max_update=1000
 while [[ $# -gt 0 ]]; do
   case $1 in
     --pair) need_value "$@"; pair=$2; shift 2 ;;
