@@ -64,7 +64,8 @@ class Level(nn.Module):
         if self.gamma is None:
             return None
         raw = self.gamma.detach()
-        return self.gamma + (torch.copysign(raw.abs().clamp(min=GAMMA_MIN), raw) - raw)
+        bounded = torch.where(raw < 0, raw.clamp(max=-GAMMA_MIN), raw.clamp(min=GAMMA_MIN))
+        return self.gamma + (bounded - raw)
 
 
 class Column(nn.Module):

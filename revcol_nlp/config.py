@@ -27,7 +27,7 @@ NUM_LEVELS = len(IsotropicConfig.blocks)
 
 @dataclass
 class ColumnOptions(FairseqDataclass):
-    """What the RevCol encoder has and fairseq's transformer has not."""
+    """What the RevCol-Transformer has and fairseq's transformer has not."""
 
     encoder_columns: int = field(
         default=IsotropicConfig.columns, metadata={"help": "number of columns in the encoder"}
@@ -57,7 +57,17 @@ class ColumnOptions(FairseqDataclass):
     )
     encoder_drop_path: float = field(
         default=0.0,
-        metadata={"help": "probability of skipping a residual branch of the encoder per sentence"},
+        metadata={
+            "help": "probability of skipping a residual branch for a whole sentence, in the last "
+            "block of a column; it grows from 0 at the first"
+        },
+    )
+    init_decoder_from: Optional[str] = field(  # noqa: UP045 (fairseq looks for this spelling)
+        default=None,
+        metadata={
+            "help": "checkpoint of a fairseq transformer whose decoder and embeddings the training "
+            "begins with; what resumes it or loads its model does not read the file"
+        },
     )
 
 

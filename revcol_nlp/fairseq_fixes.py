@@ -1,6 +1,7 @@
 """What fairseq itself gets wrong or loses silently, set right where the plugin is loaded.
 
-Each fix replaces one function of fairseq by a function that receives the original.
+Each fix replaces one function of fairseq by a function that receives the original. So does
+``--init-decoder-from``, since only fairseq's trainer knows whether a training begins.
 """
 
 import functools
@@ -28,6 +29,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from .fingerprint import DictionaryMismatchError
+from .init_decoder import begin_with_decoder
 from .safe_loading import (
     allow_broadcast_globals,
     allow_fairseq_globals,
@@ -43,6 +45,8 @@ def apply() -> None:
     _replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_or_explain)
     _replace(PathManager, "copy", _copy_atomically)
     _replace(Trainer, "load_checkpoint", _name_the_dictionary)
+    _replace(Trainer, "load_checkpoint", begin_with_decoder)
+    _replace(Trainer, "state_dict", _keep_the_languages)
     _replace(EMA, "restore", _keep_what_is_not_averaged)
     _replace(Trainer, "get_train_iterator", _resume_with_the_same_batches)
     _replace(data_utils, "batch_by_size", _batch_the_remainder_too)
@@ -106,6 +110,16 @@ def _name_the_dictionary(
         if isinstance(error.__context__, DictionaryMismatchError):
             raise DictionaryMismatchError(f"{filename}: {error.__context__}") from None
         raise
+
+
+def _keep_the_languages(original: Callable, self: Trainer) -> dict[str, Any]:
+    # fairseq guesses the languages from the names of the data's files, and keeps no note of them: a
+    # model cannot be loaded with its dictionaries alone.
+    state = original(self)
+    task = state["cfg"]["task"]
+    if isinstance(task, dict) and "source_lang" in task:
+        task.update(source_lang=self.task.cfg.source_lang, target_lang=self.task.cfg.target_lang)
+    return state
 
 
 def _keep_what_is_not_averaged(
@@ -279,7 +293,7 @@ def _set_bad_lines_aside(
     constrained = bool(cfg.generation.constraints)
     sources = [line.split("\t")[0] for line in lines] if constrained else lines
     tokens, lengths = task.get_interactive_tokens_and_lengths(sources, encode)
-    longest = _longest_source(max_positions, cfg.dataset.max_tokens)
+    longest = longest_source(max_positions, cfg.dataset.max_tokens)
     good = [i for i, length in enumerate(lengths) if 1 < length <= longest]  # 1: end of sentence
     if good:
         for batch in original([lines[i] for i in good], cfg, task, max_positions, encode):
@@ -295,7 +309,7 @@ def _set_bad_lines_aside(
         )
 
 
-def _longest_source(max_positions: Any, max_tokens: int | None) -> float:
+def longest_source(max_positions: Any, max_tokens: int | None) -> float:
     """``max_positions`` is a number, or a pair of numbers for source and target, or None."""
     source = max_positions[0] if isinstance(max_positions, Sequence) else max_positions
     return min(limit for limit in (source, max_tokens, math.inf) if limit is not None)

@@ -31,10 +31,13 @@ class IsotropicConfig:
         blocks: blocks in each level, bottom to top, ``B``.
         bottom_up_linear: project the level below (Linear, LayerNorm) instead of passing it on.
         activation: the feed-forward network's nonlinearity.
+        branch_init: what the weights of the LayerNorm behind a residual branch start at. 1 is
+            LayerNorm's own; below it, a branch starts small (Swin V2 starts at 0).
         dropout: on each residual branch.
         attention_dropout: on the attention weights.
         activation_dropout: after the nonlinearity.
-        drop_path: probability of skipping a residual branch for a whole sample.
+        drop_path: probability of skipping a residual branch for a whole sample, in a column's last
+            block; from its first block on it grows linearly from 0, as in the authors' code.
 
     Raises:
         ValueError: if a size is impossible or a probability is not in [0, 1).
@@ -47,6 +50,7 @@ class IsotropicConfig:
     blocks: Sequence[int] = (1, 1, 1, 1)
     bottom_up_linear: bool = False
     activation: Callable[[Tensor], Tensor] = F.gelu
+    branch_init: float = 1.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -71,14 +75,18 @@ def isotropic_columns(config: IsotropicConfig) -> list[Column]:
     The first column has neither ``gamma`` nor a top-down input, the top level no top-down input.
     """
     top = len(config.blocks) - 1
+    rates = torch.linspace(
+        0, config.drop_path, sum(config.blocks), dtype=torch.float64, device="cpu"
+    )
+    drop_paths = rates.split(list(config.blocks))
     columns = [
         Column(
             Level(
-                IsotropicLevel(config, blocks, top_down=column > 0 and level < top),
+                IsotropicLevel(config, rates.tolist(), top_down=column > 0 and level < top),
                 (config.dim,),
                 first_column=column == 0,
             )
-            for level, blocks in enumerate(config.blocks)
+            for level, rates in enumerate(drop_paths)
         )
         for column in range(config.columns)
     ]
@@ -91,12 +99,12 @@ def isotropic_columns(config: IsotropicConfig) -> list[Column]:
 
 
 class IsotropicLevel(nn.Module):
-    """The paper's ``F``: fusion of the two inputs, then the level's blocks."""
+    """The paper's ``F``: fusion of the two inputs, then a block for each of ``drop_paths``."""
 
-    def __init__(self, config: IsotropicConfig, num_blocks: int, top_down: bool):
+    def __init__(self, config: IsotropicConfig, drop_paths: Sequence[float], top_down: bool):
         super().__init__()
         self.fusion = Fusion(config.dim, config.bottom_up_linear, top_down)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(Block(config, drop_path) for drop_path in drop_paths)
 
     def forward(
         self, below: Tensor, above: Tensor | None, key_padding_mask: Tensor | None = None
@@ -127,7 +135,7 @@ class Fusion(nn.Module):
 class Block(nn.Module):
     """A transformer block with residual post-norm, ``x + LN(f(x))`` (Swin V2)."""
 
-    def __init__(self, config: IsotropicConfig):
+    def __init__(self, config: IsotropicConfig, drop_path: float):
         super().__init__()
         self.attention = CosineAttention(config.dim, config.num_heads, config.attention_dropout)
         self.attention_norm = nn.LayerNorm(config.dim)
@@ -135,8 +143,10 @@ class Block(nn.Module):
             config.dim, config.ffn_dim, config.activation, config.activation_dropout
         )
         self.ffn_norm = nn.LayerNorm(config.dim)
+        for norm in (self.attention_norm, self.ffn_norm):
+            nn.init.constant_(norm.weight, config.branch_init)
         self.dropout = nn.Dropout(config.dropout)
-        self.drop_path = DropPath(config.drop_path)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         attended = self.attention(x, key_padding_mask)

@@ -23,14 +23,14 @@ class RevCol(nn.Module):
 
     In training the states are float64 and ``F`` reads them rounded (`column.guarded`), with
     ``reversible`` on or off: the two give the same gradients, and share one ``state_dict``. In
-    evaluation nothing is rebuilt, and under ``no_grad`` states have the stem's dtype.
+    evaluation nothing is rebuilt, and states have the stem's dtype.
 
     Args:
         columns: from first to last, each a `Column` of as many levels as the others.
         reversible: rebuild activations in the backward pass instead of keeping them.
         keep_columns: how many of the last columns run under ordinary autograd all the same, to
-            trade memory for time. Keeping one costs no memory at the peak, as its activations
-            are what the backward pass needs first.
+            trade memory for time. With 0, one level's activations are held at the peak in place
+            of a column's.
         keyframe_budget: how far rounding errors may grow before a column's states are kept
             exactly; see `plan_keyframes`. Up to 1e6 is safe.
 
@@ -87,24 +87,28 @@ class RevCol(nn.Module):
         level_kwargs: Sequence[LevelKwargs] | None,
         indices: Iterable[int],
     ) -> dict[int, list[Tensor]]:
-        """The states of the columns ``indices``; in training, each of them is held in memory."""
+        """The states of the columns ``indices``; in training, each of them is held in memory.
+
+        Columns behind the last of ``indices`` do not run.
+        """
         level_kwargs = self._checked(level_kwargs)
         wanted = set(indices)
-        if not wanted <= set(range(len(self.columns))):
+        if not wanted or not wanted <= set(range(len(self.columns))):
             raise ValueError(f"no columns {sorted(wanted)}: there are {len(self.columns)}")
 
         state_dtype = self._state_dtype(stem)
         kept: dict[int, list[State]] = {}
+        count = max(wanted) + 1
         start, states = 0, None
-        if self.training and self.reversible and state_dtype != stem.dtype:
-            start = len(self.columns) - self.keep_columns
+        if self.reversible and state_dtype != stem.dtype:
+            start = max(0, count - self.keep_columns)
         if start > 0:
             columns = self.columns[:start]
             keyframes = plan_keyframes(columns, self.keyframe_budget)
             keyframes |= wanted.intersection(range(start))
             kept = run_reversible(columns, stem, level_kwargs, keyframes)
             states = kept[start - 1]
-        for index in range(start, len(self.columns)):
+        for index in range(start, count):
             states = self.columns[index](stem, states, level_kwargs, state_dtype)
             if index in wanted:
                 kept[index] = states
@@ -124,7 +128,7 @@ class RevCol(nn.Module):
         return level_kwargs
 
     def _state_dtype(self, stem: Tensor) -> torch.dtype:
-        if not torch.is_grad_enabled():
+        if not (self.training and torch.is_grad_enabled()):
             return stem.dtype
         if stem.dtype == STATE_DTYPE:
             _warn_once("columns computed in float64 cannot be inverted exactly: activations kept")

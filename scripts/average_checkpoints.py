@@ -20,6 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from revcol_nlp.safe_loading import allow_fairseq_globals
+from revcol_nlp.weight_meaning import model_options, option_difference
+
 EPOCH_NAME = re.compile(r"checkpoint(\d+)\.pt")
 UPDATE_NAME = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
@@ -57,8 +60,10 @@ def updates(state: dict[str, Any]) -> int:
     return history[-1].get("num_updates", 0)
 
 
-def check_alike(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], path: Path) -> None:
-    """Raise unless both models have the same names, shapes, types and non-floating values."""
+def check_alike(first_state: dict[str, Any], state: dict[str, Any], path: Path) -> None:
+    """Raise unless both models have the same names, shapes, types and non-floating values, and
+    mean the same by them."""
+    first, other = first_state["model"], state["model"]
     if odd := sorted(first.keys() ^ other.keys()):
         raise BadInput(f"{path} and the first checkpoint do not both hold the parameter {odd[0]}")
     for name, a in first.items():
@@ -70,6 +75,9 @@ def check_alike(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], 
             )
         if not a.is_floating_point() and not torch.equal(a, b):
             raise BadInput(f"{name} cannot be averaged, and differs between {path} and the first")
+    if difference := option_difference(model_options(state), model_options(first_state)):
+        option, theirs, ours = difference
+        raise BadInput(f"{option} is {theirs} in {path} and {ours} in the first checkpoint")
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
@@ -77,12 +85,12 @@ def average(paths: list[Path]) -> dict[str, Any]:
 
     All other tensors must be equal in all checkpoints.
     """
-    newest = load(paths[0])
-    first = newest["model"]
+    newest = first_state = load(paths[0])
+    first = first_state["model"]
     sums = {k: v.to(torch.float64, copy=True) for k, v in first.items() if v.is_floating_point()}
     for path in paths[1:]:
         state = load(path)
-        check_alike(first, state["model"], path)
+        check_alike(first_state, state, path)
         for name, total in sums.items():
             total.add_(state["model"][name])
         if updates(state) > updates(newest):
@@ -153,8 +161,6 @@ def choose(args: argparse.Namespace) -> list[Path]:
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     args = parse_args()
-    from revcol_nlp.safe_loading import allow_fairseq_globals
-
     allow_fairseq_globals()
     try:
         paths = choose(args)

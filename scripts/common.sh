@@ -21,9 +21,9 @@ die() {
   exit 2
 }
 
-# show_help: prints the comment at the head of the running script, and ends it.
+# show_help [FILE...]: prints the comment at the head of the running script, or of FILEs; ends it.
 show_help() {
-  sed -n '2,/^[^#]/ s/^# \{0,1\}//p' "$0"
+  sed -sn '2,/^[^#]/ s/^# \{0,1\}//p' "${@:-$0}"
   exit 0
 }
 
@@ -49,6 +49,10 @@ need_modules() {
 }
 
 has_gpu() { "$PY" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+
+# bound COMMAND...: runs COMMAND, which ends with this script, even where that is killed outright.
+# Descriptor 9, on which a script may hold the lock of its folder, stays with the script alone.
+bound() { setpriv --pdeathsig KILL -- "$@" 9<&-; }
 
 # logged LOG COMMAND...: runs COMMAND with its output in LOG, which is named when it fails.
 logged() {

@@ -2,11 +2,13 @@
 #
 # The caller sets `out`, `src`, `tgt` and `merges` and defines make_text DIR, which writes
 # {train,valid,test}.{$src,$tgt} to DIR; then `build text; build bpe; build bin` makes the folders
-# $out/text, $out/bpe and $out/bin, and leaves alone what is there.
+# $out/text, $out/bpe and $out/bin, and leaves alone what is there. It may change `binarising`.
 # shellcheck shell=bash
 # shellcheck disable=SC2154
 
-lines() { grep -c '' "$1" || true; }
+binarising=(--workers 2) # options of fairseq-preprocess
+
+lines() { bound grep -c '' "$1" || true; }
 
 # same_lines FILE...: the files must hold the same number of lines, and some.
 same_lines() {
@@ -34,22 +36,23 @@ make_bpe() {
 }
 
 make_bin() {
-  logged "$out/preprocess.log" "$PY" -m fairseq_cli.preprocess \
-    --source-lang "$src" --target-lang "$tgt" --joined-dictionary --workers 2 \
+  logged "$out/preprocess.log" bound "$PY" -m fairseq_cli.preprocess \
+    --source-lang "$src" --target-lang "$tgt" --joined-dictionary "${binarising[@]}" \
     --trainpref "$out/bpe/train" --validpref "$out/bpe/valid" --testpref "$out/bpe/test" \
     --destdir "$1"
 }
 
-# build NAME: makes the folder $out/NAME with make_NAME, unless it is there.
+# build NAME [COMMAND...]: makes the folder $out/NAME with COMMAND or make_NAME if it is not there.
 build() {
-  local partial=$out/.partial-$1
-  if [[ -d $out/$1 ]]; then
-    say "$out/$1: there already"
+  local name=$1 partial=$out/.partial-$1
+  shift
+  if [[ -d $out/$name ]]; then
+    say "$out/$name: there already"
     return
   fi
   rm -rf "$partial"
   mkdir "$partial"
-  "make_$1" "$partial"
-  mv -T "$partial" "$out/$1"
-  say "$out/$1: made"
+  "${@:-make_$name}" "$partial"
+  mv -T "$partial" "$out/$name"
+  say "$out/$name: made"
 }

@@ -15,6 +15,7 @@
 #
 # DIR receives generate.txt, the texts that were compared (hyp.tok and ref.tok; with
 # --reference also hyp.detok and ref.detok) and scores.json, which appears last.
+# scripts/compare.py tests such folders against each other.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

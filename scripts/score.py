@@ -1,5 +1,8 @@
 """Score the output of fairseq-generate: tokenised BLEU, detokenised sacreBLEU, chrF.
 
+Into German from English there is compound-split BLEU as well, which published tables of WMT
+En-De report: tokenised BLEU after hyphenated compounds are split, in both texts.
+
 Refuses output that does not hold exactly one translation for each sentence of the data, puts
 translations and references into files in the order of the corpus, and writes scores.json.
 """
@@ -7,7 +10,9 @@ translations and references into files in the order of the corpus, and writes sc
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import re
 import struct
 import sys
 from dataclasses import dataclass
@@ -18,7 +23,10 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from sacremoses import MosesDetokenizer
 
+COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # the \S of a Perl that reads bytes
 INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
+
+Measure = tuple[Metric, list[str], list[str]]  # a metric, hypotheses, references
 
 
 class BadInput(Exception):
@@ -45,9 +53,10 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a folder made by fairseq-preprocess: how long, and translated into what."""
+    """One split of a folder made by fairseq-preprocess: how long, from and into which language."""
 
     sentences: int
+    source: str
     target: str
 
     @classmethod
@@ -61,7 +70,8 @@ class Corpus:
         if len(header) < INDEX_HEADER.size or not header.startswith(b"MMIDIDX"):
             raise BadInput(f"{indices[0]} is not an index of fairseq-preprocess's 'mmap' format")
         _, _, _, sentences = INDEX_HEADER.unpack(header)
-        return cls(sentences, target=indices[0].name.split(".")[-3].split("-")[1])
+        source, target = indices[0].name.split(".")[-3].split("-")
+        return cls(sentences, source, target)
 
 
 def read_generated(path: Path, sentences: int) -> tuple[list[str], list[str]]:
@@ -90,6 +100,16 @@ def detokenise(lines: list[str], language: str) -> list[str]:
     return [moses.detokenize(line.split()) for line in lines]
 
 
+def split_compounds(line: str) -> str:
+    """A tokenised line with its hyphenated compounds split as by get_ende_bleu.sh of tensor2tensor
+    and compound_split_bleu.sh of fairseq.
+
+    Where Moses has split them already (`rich @-@ text`), that is undone first: the score does not
+    depend on how the data was tokenised.
+    """
+    return COMPOUND.sub(r"\1 ##AT##-##AT## \2", line.replace(" @-@ ", "-"))
+
+
 def tokenised_bleu() -> BLEU:
     """The BLEU of multi-bleu.perl and fairseq: on tokens as they are, without smoothing."""
     return BLEU(tokenize="none", smooth_method="none", force=True)
@@ -101,32 +121,40 @@ def score(metric: Metric, hypotheses: list[str], references: list[str]) -> dict[
     return {"score": round(value, 2), "signature": str(metric.get_signature())}
 
 
-def evaluate(
-    generated: Path, corpus: Corpus, out: Path, reference: Path | None
-) -> dict[str, dict[str, Any]]:
-    """All scores of one translation; the texts they were computed on are left in `out`.
+def measures(folder: Path, pair: tuple[str, str]) -> dict[str, Measure]:
+    """What there is to score in `folder`, by name. `pair` is the source and target language.
 
     Against a raw reference, case counts unless no translation has a capital letter.
     """
+    hypotheses, references = read_lines(folder / "hyp.tok"), read_lines(folder / "ref.tok")
+    found = {"bleu_tokenised": (tokenised_bleu(), hypotheses, references)}
+    if pair == ("en", "de"):
+        split = ([split_compounds(line) for line in text] for text in (hypotheses, references))
+        found["bleu_compound_split"] = (tokenised_bleu(), *split)
+    if not (folder / "ref.detok").exists():
+        return {**found, "chrf_tokenised": (CHRF(), hypotheses, references)}
+    plain, raw = read_lines(folder / "hyp.detok"), read_lines(folder / "ref.detok")
+    lowercase = not any(c.isupper() for line in plain for c in line)
+    found["sacrebleu"] = (BLEU(lowercase=lowercase), plain, raw)
+    return {**found, "chrf": (CHRF(lowercase=lowercase), plain, raw)}
+
+
+def write_texts(generated: Path, corpus: Corpus, out: Path, reference: Path | None) -> None:
+    """Write hyp.tok and ref.tok to `out`, and with a raw reference hyp.detok and ref.detok."""
     hypotheses, references = read_generated(generated, corpus.sentences)
     write_lines(out / "hyp.tok", hypotheses)
     write_lines(out / "ref.tok", references)
-    scores = {"bleu_tokenised": score(tokenised_bleu(), hypotheses, references)}
+    for name in ("hyp.detok", "ref.detok"):
+        (out / name).unlink(missing_ok=True)
     if reference is None:
-        return {**scores, "chrf_tokenised": score(CHRF(), hypotheses, references)}
-
+        return
     raw = read_lines(reference)
     if len(raw) != corpus.sentences:
         raise BadInput(
             f"{reference} has {len(raw)} lines for the {corpus.sentences} sentences of the data"
         )
-    plain = detokenise(hypotheses, corpus.target)
-    write_lines(out / "hyp.detok", plain)
+    write_lines(out / "hyp.detok", detokenise(hypotheses, corpus.target))
     write_lines(out / "ref.detok", raw)
-    lowercase = not any(c.isupper() for line in plain for c in line)
-    scores["sacrebleu"] = score(BLEU(lowercase=lowercase), plain, raw)
-    scores["chrf"] = score(CHRF(lowercase=lowercase), plain, raw)
-    return scores
 
 
 def parse_args() -> argparse.Namespace:
@@ -155,12 +183,14 @@ def main() -> None:
         if not args.out.is_dir():
             raise BadInput(f"--out names no folder: {args.out}")
         corpus = Corpus.of(args.data, args.subset)
-        scores = evaluate(args.generated, corpus, args.out, args.reference)
+        write_texts(args.generated, corpus, args.out, args.reference)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    found = measures(args.out, (corpus.source, corpus.target))
+    scores = {name: score(*measure) for name, measure in found.items()}
     facts = {key: getattr(args, key) for key in ("checkpoint", "beam", "lenpen", "subset")}
-    record = {**facts, "sentences": corpus.sentences, "target": corpus.target, **scores}
+    record = {**facts, **dataclasses.asdict(corpus), **scores}
     write_lines(args.out / "scores.json", [json.dumps(record, indent=2)])
     for name, result in scores.items():
         print(f"{args.subset} {name} {result['score']:.2f}  {result['signature']}")

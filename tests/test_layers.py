@@ -1,6 +1,7 @@
 """The isotropic layers against the formulas they stand for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_attention_does_not_depend_on_the_length_of_queries_and_keys():
 
 def test_blocks_normalise_the_branch_and_not_the_residual():
     torch.manual_seed(0)
-    block = Block(CONFIG)
+    block = Block(CONFIG, drop_path=0.0)
     x = 100 * torch.randn(2, 4, 16)
     y = x + F.layer_norm(block.attention(x), (16,))
     torch.testing.assert_close(block(x), y + F.layer_norm(block.ffn(y), (16,)))
@@ -96,3 +97,10 @@ def test_the_last_linear_of_a_feed_forward_network_starts_smaller_with_depth():
     sizes = [block.ffn.fc2.weight.std().item() for block in blocks]
     for depth, size in enumerate(sizes, start=1):
         assert size == pytest.approx(sizes[0] / math.sqrt(depth), rel=0.05)
+
+
+def test_stochastic_depth_grows_from_the_first_block_of_a_column_to_its_last():
+    config = replace(CONFIG, columns=2, blocks=(1, 2, 1, 1), drop_path=0.4)
+    for column in isotropic_columns(config):
+        rates = [m.p for m in column.modules() if isinstance(m, DropPath)]
+        assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])

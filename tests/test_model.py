@@ -86,7 +86,7 @@ def test_options_reach_the_columns():
     assert revcol.keyframe_budget == 100
     column = revcol.columns[1]
     assert [len(level.residual.blocks) for level in column.levels] == [2, 1, 1, 3]
-    block = column.levels[0].residual.blocks[0]
+    block = column.levels[-1].residual.blocks[-1]
     assert (block.dropout.p, block.drop_path.p, block.attention.dropout) == (0.3, 0.2, 0.4)
     assert (block.ffn.dropout.p, block.ffn.activation.__name__) == (0.6, "gelu")
     assert isinstance(column.levels[0].residual.fusion.bottom_up, torch.nn.Sequential)

@@ -1,0 +1,8 @@
+"""RevCol-ViT for timm: importing this package registers the models with timm.
+
+The columns are those of ``revcol_nlp``; nothing here needs fairseq.
+"""
+
+from .revcol_vit import RevColViT
+
+__all__ = ["RevColViT"]
