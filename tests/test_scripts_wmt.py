@@ -3,8 +3,6 @@
 import fcntl
 import functools
 import gzip
-import hashlib
-import html
 import io
 import json
 import os
@@ -14,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections import Counter
@@ -25,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import SCRIPTS, load_script
+from tests.wmt_mirror import CORPORA, sgm, write_mirror, write_table, write_tar
 
 EN_DE, EN_FR = "prepare_wmt16_en_de.sh", "prepare_wmt14_en_fr.sh"
 
@@ -32,22 +30,7 @@ wmt = load_script("wmt_text")
 
 # A mirror ----------------------------------------------------------------------------------------
 
-# Where the corpora lie: archive, file there up to the language, languages, good pairs.
-CORPORA = [
-    ("training-parallel-europarl-v7.tgz", "training/europarl-v7.de-en", "de", 60),
-    ("training-parallel-europarl-v7.tgz", "training/europarl-v7.fr-en", "fr", 40),
-    ("training-parallel-commoncrawl.tgz", "commoncrawl.de-en", "de", 2300),
-    ("training-parallel-commoncrawl.tgz", "commoncrawl.fr-en", "fr", 50),
-    (
-        "training-parallel-nc-v11.tgz",
-        "training-parallel-nc-v11/news-commentary-v11.de-en",
-        "de",
-        70,
-    ),
-    ("training-parallel-un.tgz", "un/undoc.2000.fr-en", "fr", 80),
-    ("training-parallel-nc-v9.tgz", "training/news-commentary-v9.fr-en", "fr", 30),
-    ("training-giga-fren.tar", "giga-fren.release2.fixed", "fr", 1100),
-]
+GOOD = (60, 40, 2300, 50, 70, 80, 30, 1100)  # good pairs in each corpus
 # Pairs to be dropped, and why; none of them may shift those that follow.
 BROKEN = [
     (b"", b"nichts", "empty"),
@@ -63,8 +46,11 @@ BROKEN = [
 ]
 # Good pairs that other readers of lines would break in two, or lose something of.
 STRANGE = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\x00", "\u00ad"]
-TEST_SETS = {"newstest2013": ("dev.tgz", 13), "newstest2014": ("test-full.tgz", 17)}
-RAW = 'The "{0}" & (it\u2019s) <{0}>: half-done.'
+TEST_SETS = {"newstest2013": 13, "newstest2014": 17}
+
+
+def raw(sentences: int) -> list[str]:
+    return [f'The "{n}" & (it\u2019s) <{n}>: half-done.' for n in range(sentences)]
 
 
 def sentence(words: list[str], chance: random.Random, mark: str) -> str:
@@ -88,59 +74,15 @@ def text(corpus: str, good: int) -> tuple[bytes, bytes]:
     return source, target.removesuffix(b"\n")
 
 
-def sgm(side: str, language: str, sentences: int) -> bytes:
-    """A test set of two documents, as WMT writes them."""
-    blocks = []
-    for document in range(2):
-        numbers = range(document, sentences, 2)
-        segments = "".join(
-            f'<seg id="{place}">{html.escape(RAW.format(number), quote=False)}</seg>\n'
-            for place, number in enumerate(numbers, 1)
-        )
-        blocks.append(f'<doc sysid="{side}" docid="paper/{document}">\n<p>\n{segments}</p>\n</doc>')
-    return f'<{side}set setid="x" srclang="any">\n{chr(10).join(blocks)}\n</{side}set>\n'.encode()
-
-
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-def write_table(mirror: Path) -> Path:
-    """What the archives of a mirror are, as scripts/wmt_archives.txt says it; dev.tgz unknown."""
-    rows = []
-    for path in sorted(mirror.iterdir()):
-        known = f"{path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        rows.append(f"{path.name} {'- -' if path.name == 'dev.tgz' else known} http://nowhere\n")
-    table = mirror.parent / "archives.txt"
-    table.write_text("".join(rows))
-    return table
-
-
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the archives; archives.txt beside it lists them. Tests do not write to it."""
     folder = tmp_path_factory.mktemp("wmt") / "mirror"
-    folder.mkdir()
-    archives: dict[str, dict[str, bytes]] = {}
-    for archive, name, language, good in CORPORA:
-        for lang, side in zip(("en", language), text(Path(name).name, good), strict=True):
-            data = (f"{name}.{lang}.gz", gzip.compress(side)) if archive.endswith("tar") else None
-            archives.setdefault(archive, {"README": b"WMT"}).update(
-                [data or (f"{name}.{lang}", side)]
-            )
-    for name, (archive, size) in TEST_SETS.items():
-        files = archives.setdefault(archive, {})
-        for lang in ("de", "fr"):
-            stem = f"{archive[:-4]}/{name}" + (f"-{lang}en" if archive == "test-full.tgz" else "")
-            files[f"{stem}-src.en.sgm"] = sgm("src", "en", size)
-            files[f"{stem}-ref.{lang}.sgm"] = sgm("ref", lang, size)
-    for archive, files in archives.items():
-        write_tar(folder / archive, files)
-    write_table(folder)
+    write_mirror(
+        folder,
+        [(*c, *text(Path(c[1]).name, good)) for c, good in zip(CORPORA, GOOD, strict=True)],
+        [(s, lang, raw(n), raw(n)) for s, n in TEST_SETS.items() for lang in ("de", "fr")],
+    )
     return folder
 
 
@@ -190,7 +132,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def check_prepared(out: Path, language: str) -> None:
     """Every good pair is there, beside its translation, and every number of the report is right."""
     report = json.loads((out / "report.json").read_text())
-    corpora = [(Path(name).name, good) for _, name, lang, good in CORPORA if lang == language]
+    corpora = [
+        (Path(name).name, good)
+        for (_, name, lang), good in zip(CORPORA, GOOD, strict=True)
+        if lang == language
+    ]
     reasons = Counter(reason for _, _, reason in BROKEN)
     assert report["corpora"] == [
         {"corpus": name, "read": good + len(BROKEN), **reasons, "kept": good}
@@ -222,9 +168,8 @@ def check_prepared(out: Path, language: str) -> None:
             symbols = (out / f"bpe/{split}.{lang}").read_bytes()
             assert b"@@ " in symbols and symbols.replace(b"@@ ", b"") == plain
             assert wmt.binarised(out / f"bin/{split}.en-{language}.{lang}.idx") == size
-    raw = (out / "text/test.raw.en").read_text(encoding="utf-8").splitlines()
-    order = [*range(0, 17, 2), *range(1, 17, 2)]
-    assert raw == [RAW.format(number) for number in order]
+    test = (out / "text/test.raw.en").read_text(encoding="utf-8").splitlines()
+    assert test == [*raw(17)[::2], *raw(17)[1::2]]
     dictionaries = [(out / f"bin/dict.{lang}.txt").read_bytes() for lang in ("en", language)]
     assert dictionaries[0] == dictionaries[1]
 
@@ -523,7 +468,7 @@ def another_archive(folder: Path) -> None:
 
 
 def unequal_test_set(folder: Path) -> None:
-    sides = {"src.en": sgm("src", "en", 13), "ref.de": sgm("ref", "de", 12)}
+    sides = {"src.en": sgm("src", "en", raw(13)), "ref.de": sgm("ref", "de", raw(12))}
     write_tar(folder / "dev.tgz", {f"newstest2013-{k}.sgm": data for k, data in sides.items()})
 
 

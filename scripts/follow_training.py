@@ -1,0 +1,68 @@
+"""Print what a fairseq training says in JSON, in short, and when it will be done.
+
+fairseq-train --log-format json ... | python scripts/follow_training.py --max-update N
+
+The expected time comes with the first hundred updates that are seen, and with each validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+RECORD = re.compile(r"\| INFO \| (train_inner|valid) \| (\{.*\})$")
+
+
+def records(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str | float]]]:
+    """The kind of each record, ``train_inner`` or ``valid``, and its figures; other lines are
+    left out."""
+    for line in lines:
+        if found := RECORD.search(line):
+            yield found[1], json.loads(found[2])
+
+
+def remaining(updates: int, per_second: float, max_update: int) -> str:
+    """How long the rest will take, as a sentence."""
+    left = timedelta(seconds=round((max_update - updates) / per_second))
+    end = datetime.now() + left
+    return f"{max_update - updates:,} updates remain: {left}, until {end:%Y-%m-%d %H:%M}"
+
+
+def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
+    """What to print for the lines of a training that makes ``max_update`` updates."""
+    first, speed = None, 0.0
+    for kind, figures in records(lines):
+        if kind == "valid":
+            updates = int(figures["valid_num_updates"])
+            yield (
+                f"update {updates:,}  valid loss {figures['valid_loss']}  "
+                f"perplexity {figures['valid_ppl']}"
+            )
+        else:
+            updates, speed = int(figures["num_updates"]), float(figures["ups"])
+            yield (
+                f"update {updates:,}  loss {figures['loss']}  perplexity {figures['ppl']}  "
+                f"learning rate {figures['lr']}  {figures['wps']} words/s"
+            )
+        first = updates if first is None else first
+        if speed and updates < max_update and (kind == "valid" or updates == first):
+            yield remaining(updates, speed, max_update)
+
+
+def main() -> None:
+    """Follow stdin."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--max-update", type=int, required=True, metavar="N")
+    args = parser.parse_args()
+    for line in follow(sys.stdin, args.max_update):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
