@@ -14,15 +14,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-RECORD = re.compile(r"\| INFO \| (train_inner|valid) \| (\{.*\})$")
+RECORD = re.compile(r'\{"epoch": .*\}$')
 
 
-def records(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str | float]]]:
-    """The kind of each record, ``train_inner`` or ``valid``, and its figures; other lines are
-    left out."""
+def records(lines: Iterable[str]) -> Iterator[dict[str, str | float]]:
+    """The figures in each line that ends with some; a line that comes again is left out."""
+    last = None
     for line in lines:
-        if found := RECORD.search(line):
-            yield found[1], json.loads(found[2])
+        if (found := RECORD.search(line)) and found[0] != last:
+            last = found[0]
+            yield json.loads(last)
 
 
 def remaining(updates: int, per_second: float, max_update: int) -> str:
@@ -35,21 +36,23 @@ def remaining(updates: int, per_second: float, max_update: int) -> str:
 def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
     """What to print for the lines of a training that makes ``max_update`` updates."""
     first, speed = None, 0.0
-    for kind, figures in records(lines):
-        if kind == "valid":
+    for figures in records(lines):
+        if valid := "valid_num_updates" in figures:
             updates = int(figures["valid_num_updates"])
             yield (
                 f"update {updates:,}  valid loss {figures['valid_loss']}  "
                 f"perplexity {figures['valid_ppl']}"
             )
-        else:
+        elif "num_updates" in figures:
             updates, speed = int(figures["num_updates"]), float(figures["ups"])
             yield (
                 f"update {updates:,}  loss {figures['loss']}  perplexity {figures['ppl']}  "
                 f"learning rate {figures['lr']}  {figures['wps']} words/s"
             )
+        else:
+            continue
         first = updates if first is None else first
-        if speed and updates < max_update and (kind == "valid" or updates == first):
+        if speed and updates < max_update and (valid or updates == first):
             yield remaining(updates, speed, max_update)
 
 

@@ -111,7 +111,9 @@ mkdir -p "$out/checkpoints"
 settle "$out/settings" "$pair $model, data $(realpath "$data")"
 
 launcher=("$PY")
-if [[ $world -gt 1 ]]; then
+if [[ $world -eq 1 ]]; then
+  device+=(distributed_training.distributed_world_size=1) # else fairseq takes all GPUs
+else
   launcher+=(-m torch.distributed.run --nproc_per_node "$devices")
   if [[ $nodes -gt 1 ]]; then
     launcher+=(--nnodes "$nodes" --node_rank "$node_rank" --master_addr "${master%:*}"
@@ -125,7 +127,7 @@ recipe=(--config-dir "$ROOT/scripts/table10" --config-name "$name"
   hydra.run.dir="$out/hydra" hydra.job.chdir=false
   common.user_dir="$ROOT/revcol_nlp" task.data="$(realpath "$data")"
   dataset.max_tokens="$limit" optimization.update_freq=["$((share / limit))"]
-  optimization.max_update="$max_update" distributed_training.distributed_world_size="$world"
+  optimization.max_update="$max_update"
   checkpoint.save_dir="$(realpath "$out/checkpoints")"
   common.log_file="$(realpath "$out")/train.log"
   common.tensorboard_logdir="$(realpath "$out")/tensorboard" "${device[@]}" "${overrides[@]}")
