@@ -1,5 +1,8 @@
 """What the tests of the fairseq plugin share: a tiny corpus, a model, a way to run the commands."""
 
+import importlib
+import itertools
+import multiprocessing
 import os
 import random
 import subprocess
@@ -8,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 USER_DIR = Path(__file__).parent.parent / "revcol_nlp"
 
@@ -24,16 +28,65 @@ TRAINING = (
     *("--max-tokens", "400", "--num-workers", "0", "--seed", "7", "--no-progress-bar", "--cpu"),
 )
 
+COMMANDS = [
+    f"fairseq_cli.{name}" for name in ("train", "hydra_train", "generate", "preprocess")
+] + ["fairseq_cli.interactive", "fairseq_cli.validate"]
+
 RunFairseq = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def _command(
+    module: str, arguments: list[str], environment: dict[str, str], stdin: str, log: str
+) -> None:
+    """What the console script of a fairseq command does, in a process forked for it alone."""
+    for descriptor, (name, mode) in enumerate(
+        ((stdin, "r"), (f"{log}.out", "w"), (f"{log}.err", "w"))
+    ):
+        with open(name, mode) as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.stdin = os.fdopen(0)
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    importlib.import_module(module).cli_main()
+
+
 @pytest.fixture(scope="session")
-def run_fairseq() -> RunFairseq:
+def run_fairseq(tmp_path_factory: pytest.TempPathFactory) -> RunFairseq:
     """``run_fairseq(command, *args, check=True, processes=1, input=None, **environment)`` runs
     ``fairseq_cli.<command>``, with torchrun where there are several processes.
 
+    One process is forked from one that has imported fairseq, which takes seconds, and no plugin.
     Raises RuntimeError with the end of the output where the command fails, unless ``check=False``.
     """
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(COMMANDS)
+    folder = tmp_path_factory.mktemp("commands")
+    numbers = itertools.count()
+
+    def run_forked(
+        module: str, args: list[str], environment: dict[str, str], input: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        log, stdin = str(folder / str(next(numbers))), os.devnull
+        if input is not None:
+            stdin = f"{log}.in"
+            Path(stdin).write_text(input)
+        process = forking.Process(target=_command, args=(module, args, environment, stdin, log))
+        process.start()
+        process.join()
+        out, err = (Path(f"{log}.{name}").read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess([module, *args], process.exitcode, out, err)
+
+    def run_torchrun(
+        module: str, args: list[str], environment: dict[str, str], processes: int
+    ) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        return subprocess.run(
+            [*launcher, "--nproc_per_node", str(processes), "-m", module, *args],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            capture_output=True,
+            text=True,
+        )
 
     def run(
         command: str,
@@ -43,17 +96,11 @@ def run_fairseq() -> RunFairseq:
         input: str | None = None,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable]
-        if processes > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone"]
-            launcher += ["--nproc_per_node", str(processes)]
-        done = subprocess.run(
-            [*launcher, "-m", f"fairseq_cli.{command}", *map(str, args)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-            input=input,
-            capture_output=True,
-            text=True,
-        )
+        module, arguments = f"fairseq_cli.{command}", list(map(str, args))
+        if processes == 1:
+            done = run_forked(module, arguments, environment, input)
+        else:
+            done = run_torchrun(module, arguments, environment, processes)
         if check and done.returncode != 0:
             raise RuntimeError(f"{command} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         return done
