@@ -25,9 +25,10 @@ from fairseq.models.ema.ema import EMA
 from fairseq.tasks import FairseqTask
 from fairseq.token_generation_constraints import pack_constraints
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from .config import PRESETS
 from .fingerprint import DictionaryMismatchError
 from .init_decoder import begin_with_decoder
 from .safe_loading import (
@@ -57,6 +58,7 @@ def apply() -> None:
         _replace(Trainer, "load_checkpoint", _load_early_stopping)
         if _loaded_command("fairseq_cli.hydra_train"):
             _replace(train, "add_defaults", _join_inside_main)
+            _replace(train, "add_defaults", _fill_the_preset)
     if interactive := _loaded_command("fairseq_cli.interactive"):
         _replace(interactive, "make_batches", _set_bad_lines_aside)
         _replace(FairseqTask, "inference_step", _leave_bad_lines_blank)
@@ -223,6 +225,17 @@ def _join_inside_main(original: Callable, cfg: DictConfig) -> None:
         if not _on_cpu(cfg):
             torch.cuda.set_device(cfg.distributed_training.device_id)
         distributed_utils.distributed_init(cfg)
+
+
+def _fill_the_preset(original: Callable, cfg: DictConfig) -> None:
+    # With --arch fairseq calls the architecture's function. fairseq-hydra-train does not: it takes
+    # the defaults of the model's dataclass, whichever architecture is named.
+    preset = PRESETS.get(cfg.model.get("_name"))
+    if preset is not None:
+        with open_dict(cfg.model):
+            for name, value in preset.items():
+                cfg.model.setdefault(name, value)
+    original(cfg)
 
 
 def _join_torchrun(cfg: DictConfig) -> bool:

@@ -35,7 +35,7 @@ def remaining(updates: int, per_second: float, max_update: int) -> str:
 
 def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
     """What to print for the lines of a training that makes ``max_update`` updates."""
-    first, speed = None, 0.0
+    told, speed = False, 0.0
     for figures in records(lines):
         if valid := "valid_num_updates" in figures:
             updates = int(figures["valid_num_updates"])
@@ -51,8 +51,8 @@ def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
             )
         else:
             continue
-        first = updates if first is None else first
-        if speed and updates < max_update and (valid or updates == first):
+        if speed and updates < max_update and (valid or not told):
+            told = True
             yield remaining(updates, speed, max_update)
 
 

@@ -32,6 +32,9 @@ COMMANDS = [
     f"fairseq_cli.{name}" for name in ("train", "hydra_train", "generate", "preprocess")
 ] + ["fairseq_cli.interactive", "fairseq_cli.validate"]
 
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload(COMMANDS)
+
 RunFairseq = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -59,8 +62,6 @@ def run_fairseq(tmp_path_factory: pytest.TempPathFactory) -> RunFairseq:
     One process is forked from one that has imported fairseq, which takes seconds, and no plugin.
     Raises RuntimeError with the end of the output where the command fails, unless ``check=False``.
     """
-    forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(COMMANDS)
     folder = tmp_path_factory.mktemp("commands")
     numbers = itertools.count()
 
