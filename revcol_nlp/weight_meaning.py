@@ -38,4 +38,12 @@ def option_difference(
 
 
 def _get(options: Any, name: str) -> Any:
+    value = _read(options, name)
+    side, _, rest = name.partition("_")
+    if value is None and side in ("encoder", "decoder"):  # as fairseq-hydra-train nests them
+        value = _read(_read(options, side), rest)
+    return value
+
+
+def _read(options: Any, name: str) -> Any:
     return options.get(name) if isinstance(options, Mapping) else getattr(options, name, None)

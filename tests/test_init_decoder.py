@@ -18,6 +18,7 @@ from revcol_nlp.fingerprint import DictionaryMismatchError
 from revcol_nlp.init_decoder import init_decoder
 from revcol_nlp.models import RevColTransformerModel
 from revcol_nlp.safe_loading import DamagedCheckpointError, allow_fairseq_globals
+from revcol_nlp.weight_meaning import option_difference
 from tests.conftest import TINY_MODEL, TRAINING
 from tests.transformers import SMALL, build, dictionary, small
 
@@ -252,6 +253,12 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_nothing_is_copied(
     with pytest.raises(error, match=sentence):
         init_decoder(model, Namespace(**ours), str(path))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_options_that_hydra_nests_are_compared() -> None:
+    theirs, ours = {"decoder": {"attention_heads": 8}}, Namespace(decoder_attention_heads=4)
+    assert option_difference(theirs, ours) == ("--decoder-attention-heads", 8, 4)
+    assert option_difference(ours, ours) is None
 
 
 # Reversible and plain

@@ -23,7 +23,7 @@ from fairseq.utils import import_user_module
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from tests.conftest import USER_DIR, forking
+from tests.conftest import USER_DIR, RunFairseq, forking
 from tests.scripts import SCRIPTS, assert_refused, load_script, run
 from tests.wmt_mirror import CORPORA, write_mirror
 
@@ -304,3 +304,41 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
     done = run("compare.py", *names)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_the_full_size_models_learn_a_batch_by_heart(
+    name: str, tmp_path: Path, run_fairseq: RunFairseq
+) -> None:
+    if "REVCOL_WMT_SAMPLE" not in os.environ:
+        pytest.skip("REVCOL_WMT_SAMPLE names no folder with real text")
+    millions, entries = ROWS[name]
+    known = Dictionary()
+    for language in ("en", "de"):
+        text = lines("REVCOL_WMT_SAMPLE", f"train.{language}.gz")
+        (tmp_path / f"few.{language}").write_text("".join(f"{line}\n" for line in text[:12]))
+        for line in text:
+            known.encode_line(line)
+    for n in range(entries - len(known)):
+        known.add_symbol(f"filler{n}")
+    known.finalize(nwords=entries, padding_factor=1)
+    known.save(str(tmp_path / "dict.txt"))
+    run_fairseq(
+        *("preprocess", "--source-lang", "en", "--target-lang", "de", "--joined-dictionary"),
+        *("--srcdict", tmp_path / "dict.txt", "--destdir", tmp_path / "bin"),
+        *("--trainpref", tmp_path / "few", "--validpref", tmp_path / "few"),
+    )
+    done = run_fairseq(
+        *("hydra_train", "--config-dir", TABLE_10, "--config-name", name),
+        *(f"hydra.run.dir={tmp_path}", f"common.user_dir={USER_DIR}", f"task.data={tmp_path}/bin"),
+        *("common.cpu=true", "dataset.num_workers=0", "dataset.max_tokens=2000"),
+        *("optimization.max_update=4", "common.log_interval=1", "lr_scheduler.warmup_updates=1"),
+        *("checkpoint.no_save=true", "dataset.disable_validation=true"),
+        f"common.log_file={tmp_path}/log",
+    )
+    records = [json.loads(x) for x in (tmp_path / "log").read_text().splitlines() if x[0] == "{"]
+    losses = [float(record["loss"]) for record in records if "loss" in record]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
+    parameters = re.search(r"num. shared model params: ([\d,]+)", done.stdout + done.stderr)[1]
+    assert round(int(parameters.replace(",", "")) / 1e6, 1) == millions
