@@ -224,10 +224,7 @@ class _ReversibleColumn(Function):
             else:
                 stem_grad = found.get(id(below))
             if above is not None and id(above) in found:
-                total = previous_grads[index + 1]  # made above, so free to be added to
-                previous_grads[index + 1] = (
-                    found[id(above)] if total is None else total.add_(found[id(above)])
-                )
+                previous_grads[index + 1] = _sum(previous_grads[index + 1], found[id(above)])
         chain.states = previous
         return None, stem_grad, *previous_grads, *(grads.get(id(p)) for p in step.parameters)
 
@@ -253,7 +250,7 @@ def _drop(_: object) -> None:
 def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
     if total is None or value is None:
         return value if total is None else total
-    return total + value
+    return total + value.to(total.dtype)  # torch is slow where dtypes differ
 
 
 def _get_rng_state(device: torch.device) -> list[Tensor]:

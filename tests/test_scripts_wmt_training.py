@@ -293,9 +293,8 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
         checkpoints = {path.name for path in (out / "checkpoints").iterdir()}
         assert {"checkpoint_1_1.pt", "checkpoint_1_3.pt", "checkpoint_average.pt"} <= checkpoints
         assert list((out / "tensorboard").rglob("events*"))
-        records = [
-            json.loads(x) for x in (out / "train.log").read_text().splitlines() if x[0] == "{"
-        ]
+        log = (out / "train.log").read_text().splitlines()
+        records = load_script("follow_training").records(log)
         first, *_, last = (float(r["loss"]) for r in records if "gnorm" in r and "loss" in r)
         assert 0 < last < first
         scores = json.loads((out / "test/scores.json").read_text())
@@ -337,7 +336,7 @@ def test_the_full_size_models_learn_a_batch_by_heart(
         *("checkpoint.no_save=true", "dataset.disable_validation=true"),
         f"common.log_file={tmp_path}/log",
     )
-    records = [json.loads(x) for x in (tmp_path / "log").read_text().splitlines() if x[0] == "{"]
+    records = load_script("follow_training").records((tmp_path / "log").read_text().splitlines())
     losses = [float(record["loss"]) for record in records if "loss" in record]
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
     parameters = re.search(r"num. shared model params: ([\d,]+)", done.stdout + done.stderr)[1]
