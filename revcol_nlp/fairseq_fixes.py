@@ -22,6 +22,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.ema.ema import EMA
+from fairseq.modules import checkpoint_activations
 from fairseq.tasks import FairseqTask
 from fairseq.token_generation_constraints import pack_constraints
 from fairseq.trainer import Trainer
@@ -50,6 +51,7 @@ def apply() -> None:
     _replace(Trainer, "state_dict", _keep_the_languages)
     _replace(EMA, "restore", _keep_what_is_not_averaged)
     _replace(Trainer, "get_train_iterator", _resume_with_the_same_batches)
+    _replace(checkpoint_activations, "_checkpointed_forward", _recompute_under_autocast)
     _replace(data_utils, "batch_by_size", _batch_the_remainder_too)
     _replace(distributed_utils, "call_main", _join_before_main)
     _replace(distributed_fairseq_model, "DistributedDataParallel", _ddp_on_any_device)
@@ -193,6 +195,28 @@ def _load_early_stopping(
     if extra_state is not None and not reset_meters:
         _early_stopping().update(extra_state.get("early_stopping", {}))
     return extra_state
+
+
+# Checkpointed activations
+
+
+def _recompute_under_autocast(
+    original: Callable, forward: Callable, offload_to_cpu: bool, *args: Any, **kwargs: Any
+) -> Any:
+    # The backward pass, which recomputes, lies outside of autocast: under --amp it would compute
+    # other activations than the forward pass, in float32, and other gradients.
+    kind = next(x for x in args if isinstance(x, torch.Tensor)).device.type
+    autocast = dict(
+        device_type=kind,
+        dtype=torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+    )
+
+    def as_it_ran(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(**autocast):
+            return forward(*args, **kwargs)
+
+    return original(as_it_ran, offload_to_cpu, *args, **kwargs)
 
 
 # Several processes

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from revcol_nlp import fairseq_fixes
 from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
+from tests.transformers import small
 
 fairseq_fixes.apply()
 
@@ -43,6 +44,19 @@ def test_the_fixes_are_applied_once() -> None:
     before = data_utils.batch_by_size
     fairseq_fixes.apply()
     assert data_utils.batch_by_size is before
+
+
+@pytest.mark.parametrize("option", ["checkpoint_activations", "offload_activations"])
+def test_checkpointed_activations_are_computed_twice_alike_under_autocast(option: str) -> None:
+    model, computed = small(dropout=0.1, **{option: True}).train(), []
+    model.decoder.layers[0].fc2.register_forward_hook(lambda *call: computed.append(call[-1]))
+    tokens = torch.arange(4, 11)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(tokens, None, tokens)[0].float().logsumexp(-1).sum()
+    loss.backward()
+    before, recomputed = computed
+    assert before.dtype == torch.bfloat16
+    torch.testing.assert_close(recomputed, before, rtol=0, atol=0)
 
 
 # Batches
