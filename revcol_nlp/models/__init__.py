@@ -4,6 +4,7 @@ from ..fairseq_fixes import apply
 
 apply()
 
+from ..criterion import ChunkedLabelSmoothedCrossEntropy  # noqa: E402
 from .revcol_transformer import RevColTransformerModel  # noqa: E402
 
-__all__ = ["RevColTransformerModel"]
+__all__ = ["ChunkedLabelSmoothedCrossEntropy", "RevColTransformerModel"]
