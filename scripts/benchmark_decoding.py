@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import torch
+from benchmark_common import build_model, in_turn, joined_dictionary, median_ratio
 from fairseq import utils
-from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig, GenerationConfig
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, BaseFairseqModel
+from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import revcol_nlp.models  # noqa: F401 (registers the architectures)
 from revcol_nlp.config import PRESETS, fill_preset
 
 WIDTHS = [
@@ -39,13 +34,7 @@ WIDTHS = [
 
 def build(arch: str, task: TranslationTask, **options: object) -> BaseFairseqModel:
     """A model with random weights, ready to translate."""
-    torch.manual_seed(0)
-    args = Namespace(arch=arch, **options)
-    if arch in PRESETS:
-        fill_preset(args, PRESETS[arch])
-    else:
-        ARCH_CONFIG_REGISTRY[arch](args)
-    model = ARCH_MODEL_REGISTRY[arch].build_model(args, task).eval()
+    model = build_model(arch, task, **options).eval()
     model.prepare_for_inference_(FairseqConfig())
     return model
 
@@ -68,11 +57,7 @@ def read_task(args: argparse.Namespace) -> tuple[TranslationTask, list[torch.Ten
     """A task with a joined dictionary of `--vocabulary` entries, and the sentences of the file."""
     with args.input.open(encoding="utf-8", newline="\n") as file:
         lines = list(islice((line for line in file if line.strip()), args.lines))
-    dictionary = Dictionary()
-    for line in lines:
-        dictionary.encode_line(line)
-    for n in range(args.vocabulary - len(dictionary)):
-        dictionary.add_symbol(f"filler{n}")
+    dictionary = joined_dictionary(lines, args.vocabulary)
     task = TranslationTask(TranslationConfig(), dictionary, dictionary)
     return task, [dictionary.encode_line(line, add_if_not_exist=False).long() for line in lines]
 
@@ -131,28 +116,18 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print the table."""
     args = parse_args()
-    clock = time.process_time if args.device == "cpu" else time.perf_counter
     task, sentences = read_task(args)
     built = models(args, task)
     runs = {name: decode(args, task, model, sentences) for name, model in built.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):
-        # There and back again, so that no model always runs behind the same other.
-        for name in list(runs)[:: 1 if repeat % 2 else -1]:
-            start = clock()
-            tokens = runs[name]()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(clock() - start)
-    counted = {name: times[1:] for name, times in seconds.items()}  # the first warms up
+    seconds, returned = in_turn(runs, args.repeats, args.device)
+    tokens = returned[args.arch]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
     print(f"{len(sentences)} sentences, {tokens} tokens out, beam {args.beam}\n")
     print("| model | parameters | tokens/s | time against the first |")
     print("|---|---|---|---|")
-    first = counted[args.arch]
-    for name, times in counted.items():
+    for name, times in seconds.items():
         millions = sum(p.numel() for p in built[name].parameters()) / 1e6
-        ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
+        ratio = median_ratio(times, seconds[args.arch])
         speed = tokens / statistics.median(times)
         print(f"| {name} | {millions:.1f}M | {speed:.1f} | {ratio:.2f} |")
 

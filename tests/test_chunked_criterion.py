@@ -113,11 +113,16 @@ def test_embeddings_that_are_not_shared_and_losses_that_are_not_summed(arch: str
     torch.testing.assert_close(also_logged["nll_loss"], logged["nll_loss"], rtol=1e-6, atol=1e-6)
 
 
-def test_validation_gives_the_same_loss() -> None:
-    net = model().eval()
+def test_validation_gives_the_same_loss_and_accuracy_where_padding_is_guessed_too() -> None:
+    net, batch = model().eval(), sample()
+    weight = net.decoder.embed_tokens.weight.data
+    weight[1] = 10 * weight[batch["target"][1, -2]]  # the word before the padding of a sentence
     with torch.no_grad():
-        ordinary, chunked = (criterion(name)(net, sample())[0] for name in (ORDINARY, CHUNKED))
-    torch.testing.assert_close(chunked, ordinary, rtol=1e-6, atol=0)
+        (loss, _, logged), (same, _, also_logged) = (
+            criterion(name, report_accuracy=True)(net, batch) for name in (ORDINARY, CHUNKED)
+        )
+    torch.testing.assert_close(same, loss, rtol=1e-6, atol=0)
+    assert also_logged["n_correct"] == logged["n_correct"]
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)

@@ -1,0 +1,45 @@
+"""Draw what benchmark_models.py measured: memory by part, the largest batch, and speed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq sets the root's lower
+
+COLOURS = {"encoder": "#4477aa", "decoder": "#66ccee", "logits": "#ee6677", "all": "#4477aa"}
+
+
+def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> None:
+    """One line per row, in three panels, into the image file ``path``."""
+    names = [", ".join(row["labels"].values()) for row in rows]
+    places = range(len(rows))
+    figure = Figure(figsize=(15, 1.2 + 0.36 * len(rows)), layout="constrained")
+    held, batch, speed = figure.subplots(1, 3, sharey=True)
+    left = [0.0] * len(rows)
+    for part, colour in COLOURS.items():
+        widths = [row["held"].get(part, 0) / 2**20 for row in rows]
+        if any(widths):
+            held.barh(places, widths, left=left, color=colour, label=part)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    peaks = [sum(row["peak"].values()) / 2**20 for row in rows]
+    held.plot(peaks, places, "k|", markersize=12, label="peak")
+    held.set_xlabel("MiB held for the backward pass, and the peak")
+    held.legend(loc="lower right")
+    held.set_yticks(places, names)
+    held.invert_yaxis()
+    batch.barh(places, [row["largest_batch"] for row in rows], color="#228833")
+    batch.set_xlabel(f"{unit} in a batch that fit into {memory:g} GiB")
+    speed.barh(places, [row["per_second"] for row in rows], color="#ccbb44")
+    speed.set_xlabel(f"{unit} per second")
+    for axes, ratio in ((batch, "batch_ratio"), (speed, "speed_ratio")):
+        for place, row in zip(places, rows, strict=True):
+            text = f" {row[ratio]:.2f} x"
+            axes.annotate(text, (axes.patches[place].get_width(), place), va="center", fontsize=8)
+        axes.margins(x=0.15)
+    for axes in (held, batch, speed):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
