@@ -17,8 +17,9 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
     """One line per row, in three panels, into the image file ``path``."""
     names = [", ".join(row["labels"].values()) for row in rows]
     places = range(len(rows))
+    timed = "per_second" in rows[0]
     figure = Figure(figsize=(15, 1.2 + 0.36 * len(rows)), layout="constrained")
-    held, batch, speed = figure.subplots(1, 3, sharey=True)
+    held, batch, work = figure.subplots(1, 3, sharey=True)
     left = [0.0] * len(rows)
     for part, colour in COLOURS.items():
         widths = [row["held"].get(part, 0) / 2**20 for row in rows]
@@ -33,13 +34,14 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
     held.invert_yaxis()
     batch.barh(places, [row["largest_batch"] for row in rows], color="#228833")
     batch.set_xlabel(f"{unit} in a batch that fit into {memory:g} GiB")
-    speed.barh(places, [row["per_second"] for row in rows], color="#ccbb44")
-    speed.set_xlabel(f"{unit} per second")
-    for axes, ratio in ((batch, "batch_ratio"), (speed, "speed_ratio")):
-        for place, row in zip(places, rows, strict=True):
-            text = f" {row[ratio]:.2f} x"
-            axes.annotate(text, (axes.patches[place].get_width(), place), va="center", fontsize=8)
+    work.barh(places, [row["per_second" if timed else "gflops"] for row in rows], color="#ccbb44")
+    work.set_xlabel(f"{unit} per second" if timed else f"GFLOPs per {unit[:-1]}")
+    for axes, ratio in ((batch, "batch_ratio"), (work, "speed_ratio")):
+        for bar, row in zip(axes.patches, rows, strict=True):
+            if ratio in row:
+                end = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
+                axes.annotate(f" {row[ratio]:.2f} x", end, va="center", fontsize=8)
         axes.margins(x=0.15)
-    for axes in (held, batch, speed):
+    for axes in (held, batch, work):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

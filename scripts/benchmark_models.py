@@ -196,25 +196,24 @@ def vision_models(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
 
 def print_table(rows: list[dict[str, Any]], unit: str, memory: float) -> None:
     """The rows in Markdown."""
-    head = [*rows[0]["labels"], "parameters", f"{unit}/s (spread)", "ratio"]
-    head += [
-        f"GFLOPs per {unit[:-1]}",
-        "held, MiB",
-        "peak, MiB",
-        f"{unit} in {memory:g} GiB",
-        "ratio",
-    ]
+    timed = "per_second" in rows[0]
+    head = [*rows[0]["labels"], "parameters", f"GFLOPs per {unit[:-1]}"]
+    head += [f"{unit}/s (spread)", "ratio"] if timed else []
+    head += ["held, MiB", "peak, MiB", f"{unit} in {memory:g} GiB", "ratio"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         held = {part: f"{count / 2**20:.1f}" for part, count in row["held"].items()}
         parts = ", ".join(f"{part} {count}" for part, count in held.items())
-        low, high = row["per_second_spread"]
         cells = [
             *row["labels"].values(),
             f"{row['parameters'] / 1e6:.1f}M",
-            f"{row['per_second']:.4g} ({low:.4g} to {high:.4g})",
-            f"{row['speed_ratio']:.2f}",
             f"{row['gflops']:.2f}",
+        ]
+        if timed:
+            low, high = row["per_second_spread"]
+            cells += [f"{row['per_second']:.4g} ({low:.4g} to {high:.4g})"]
+            cells += [f"{row['speed_ratio']:.2f}"]
+        cells += [
             f"{sum(row['held'].values()) / 2**20:.1f}" + (f": {parts}" if len(held) > 1 else ""),
             f"{sum(row['peak'].values()) / 2**20:.1f}",
             f"{row['largest_batch']:,}",
@@ -231,7 +230,9 @@ def parse_args() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
     common.add_argument("--memory", type=float, default=16, help="in GiB (%(default)s)")
-    common.add_argument("--repeats", type=int, default=3, help="of what is timed (%(default)s)")
+    common.add_argument(
+        "--repeats", type=int, default=3, help="of what is timed; 0: only count (%(default)s)"
+    )
     common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     common.add_argument("--json", type=Path, help="write the rows to this file too")
     common.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")

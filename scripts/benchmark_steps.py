@@ -111,24 +111,26 @@ def measure(
         dtype = PRECISIONS[precision]
         autocast = partial(torch.autocast, args.device, dtype, enabled=dtype is not None)
         counted = [[count(variant, batch, autocast) for batch in sizes] for variant in variants]
-        runs = {str(n): partial(step, v, timed, autocast) for n, v in enumerate(variants)}
-        seconds = list(in_turn(runs, args.repeats, args.device)[0].values())
         batches = [
             largest_batch(args.memory, v, c, sizes) for v, c in zip(variants, counted, strict=True)
         ]
-        for n, (variant, (large, _)) in enumerate(zip(variants, counted, strict=True)):
-            rows.append(
-                {
-                    "labels": variant.labels | {"precision": precision},
-                    "parameters": variant.parameters,
-                    "per_second": total / statistics.median(seconds[n]),
-                    "per_second_spread": [total / f(seconds[n]) for f in (max, min)],
-                    "speed_ratio": median_ratio(seconds[0], seconds[n]),
-                    "gflops": large.flops / sizes[0].size / 1e9,
-                    "held": large.held,
-                    "peak": large.peak,
-                    "largest_batch": batches[n],
-                    "batch_ratio": batches[n] / batches[0],
-                }
-            )
+        rows += [
+            {
+                "labels": variant.labels | {"precision": precision},
+                "parameters": variant.parameters,
+                "gflops": large.flops / sizes[0].size / 1e9,
+                "held": large.held,
+                "peak": large.peak,
+                "largest_batch": batch,
+                "batch_ratio": batch / batches[0],
+            }
+            for variant, (large, _), batch in zip(variants, counted, batches, strict=True)
+        ]
+        if args.repeats:
+            runs = {str(n): partial(step, v, timed, autocast) for n, v in enumerate(variants)}
+            seconds = list(in_turn(runs, args.repeats, args.device)[0].values())
+            for row, times in zip(rows[-len(variants) :], seconds, strict=True):
+                row["per_second"] = total / statistics.median(times)
+                row["per_second_spread"] = [total / f(times) for f in (max, min)]
+                row["speed_ratio"] = median_ratio(seconds[0], times)
     return rows
