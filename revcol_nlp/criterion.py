@@ -135,3 +135,10 @@ def _check(model: BaseFairseqModel) -> None:
             f"--criterion {NAME} does not work with an adaptive softmax, whose loss is another; "
             f"use --criterion adaptive_loss, or remove --adaptive-softmax-cutoff"
         )
+    parallel = getattr(model, "module", None)
+    if getattr(parallel, "find_unused_parameters", False) and not decoder.share_input_output_embed:
+        # The projection runs outside of forward: its weight would be taken for unused.
+        raise ValueError(
+            f"--criterion {NAME} does not work with --find-unused-parameters unless the decoder's "
+            f"embeddings are shared; remove it, or add --share-decoder-input-output-embed"
+        )

@@ -83,6 +83,10 @@ def sentence_batches(
 
     places = [int((n + 0.5) / args.batches * len(timed)) for n in range(args.batches)]
     middle = counted[len(counted) // 2]
+    if len(middle) < 2:
+        raise SystemExit(
+            f"error: --counted {args.counted} holds no two sentences; take more tokens"
+        )
     halves = [middle, middle[: len(middle) // 2]]
     return [collate(timed[place]) for place in places], [collate(half) for half in halves]
 
@@ -259,7 +263,7 @@ def parse_args() -> argparse.Namespace:
                 parser.error(f"there is no file {path}")
     elif len(args.models) % 2:
         parser.error("--models takes pairs of models")
-    if args.counted < 2:
+    elif args.counted < 2:
         parser.error("--counted must be at least 2, as half of it is counted too")
     return args
 

@@ -1,13 +1,16 @@
 """--criterion chunked_label_smoothed_cross_entropy is fairseq's, without all logits in memory."""
 
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.distributed import ModuleProxyWrapper
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from revcol_nlp import verify
 from revcol_nlp.chunked import map_chunks
@@ -186,6 +189,37 @@ def test_models_that_do_not_work_in_chunks_are_refused(
     net = build(arch, size=VOCABULARY, **options)
     with pytest.raises(ValueError, match=f"--criterion {CHUNKED} {sentence}"):
         criterion(CHUNKED)(net, sample())
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("find_unused", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_distributed_data_parallel_sees_every_gradient(
+    process_group: None, find_unused: bool, shared: bool
+) -> None:
+    net = model(share_all_embeddings=shared)
+    ordinary, _ = step(net, criterion(ORDINARY))
+    parallel = DistributedDataParallel(net, find_unused_parameters=find_unused)
+    wrapped, chunked = ModuleProxyWrapper(parallel), criterion(CHUNKED, chunk_tokens=5)
+    if find_unused and not shared:
+        with pytest.raises(ValueError, match="does not work with --find-unused-parameters"):
+            chunked(wrapped, sample())
+        return
+    for _ in range(2):  # it finds what the first step did wrong in the second
+        net.zero_grad()
+        torch.manual_seed(5)
+        chunked(wrapped, sample())[0].backward()
+    for name, p in net.named_parameters():
+        if "k_proj.bias" not in name:
+            assert largest(verify.differences({"": p.grad}, {"": ordinary[name]})) < 1e-6
 
 
 def test_a_chunk_has_at_least_one_token() -> None:
