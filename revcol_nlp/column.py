@@ -7,7 +7,7 @@ network (a fusion, then blocks), which may be any module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,6 +80,7 @@ class Column(nn.Module):
         previous: Sequence[State] | None,
         level_kwargs: Sequence[LevelKwargs],
         state_dtype: torch.dtype,
+        run: Callable[..., Any] | None = None,
     ) -> list[State]:
         """Paper Eq. 3, under ordinary autograd::
 
@@ -93,7 +94,11 @@ class Column(nn.Module):
             previous: the previous column's states, one per level; ``None`` in the first column.
             level_kwargs: what each level's ``F`` gets besides, e.g. a key-padding mask.
             state_dtype: dtype of the exact states.
+            run: called as ``run(column, stem, previous)`` in the place of all this, by
+                ``reversible.py``.
         """
+        if run is not None:
+            return run(self, stem, previous)
         states: list[State] = []
         for index, level in enumerate(self.levels):
             below, above = level_inputs(index, stem, states, previous)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,13 +54,22 @@ def run_reversible(
     kept: dict[int, list[State]] = {}
     exact: tuple[Tensor, ...] = ()
     for index, column in enumerate(columns):
-        parameters = _trainable(column)
-        step = _Step(chain, column, parameters, len(exact), index in keyframes)
-        exact = _ReversibleColumn.apply(step, stem, *exact, *parameters)
-        if step.keep:
+        keep = index in keyframes
+        # Through the module's call, for its hooks: FSDP2's gather the parameters in them.
+        run = partial(_run_column, chain, keep)
+        exact = column(stem, exact, level_kwargs, STATE_DTYPE, run)
+        if keep:
             kept[index] = column.states(exact)
     chain.states = None
     return kept
+
+
+def _run_column(
+    chain: _Chain, keep: bool, column: Column, stem: Tensor, exact: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    parameters = _trainable(column)
+    step = _Step(chain, column, parameters, len(exact), keep)
+    return _ReversibleColumn.apply(step, stem, *exact, *parameters)
 
 
 def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
@@ -73,13 +83,13 @@ def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
     if len(columns) <= 1:
         return keyframes
     with torch.no_grad():
-        # Stacked, so that all of it comes off the device in one transfer.
-        log_growth = -torch.stack(
-            [
-                torch.cat([level.scale().double().abs().log().flatten() for level in column.levels])
-                for column in columns[1:]
-            ]
-        ).cpu() - math.log1p(-GUARD)
+        # Of a level in all columns: where FSDP2 has sharded them, in one transfer.
+        scales = [
+            _whole(torch.stack([level.scale() for level in levels])).flatten(1)
+            for levels in zip(*(column.levels for column in columns[1:]), strict=True)
+        ]
+        # Together, so that all of it comes off the device in one transfer.
+        log_growth = -torch.cat(scales, dim=1).double().abs().log().cpu() - math.log1p(-GUARD)
     total = torch.zeros_like(log_growth[0])
     for index in range(len(columns) - 2, -1, -1):
         total += log_growth[index]
@@ -241,6 +251,11 @@ def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> 
 
 def _trainable(column: Column) -> list[Tensor]:
     return [p for p in column.parameters() if p.requires_grad]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    # By its method: to import DTensor, to ask for its type, would take a second.
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _drop(_: object) -> None:
