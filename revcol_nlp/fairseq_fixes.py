@@ -5,6 +5,7 @@ Each fix replaces one function of fairseq by a function that receives the origin
 """
 
 import functools
+import importlib.util
 import itertools
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
@@ -52,6 +54,9 @@ def apply() -> None:
     _replace(EMA, "restore", _keep_what_is_not_averaged)
     _replace(Trainer, "get_train_iterator", _resume_with_the_same_batches)
     _replace(checkpoint_activations, "_checkpointed_forward", _recompute_under_autocast)
+
+    _replace(EpochBatchIterator, "state_dict", _note_the_processes)
+    _replace(EpochBatchIterator, "load_state_dict", _go_on_with_other_processes)
     _replace(data_utils, "batch_by_size", _batch_the_remainder_too)
     _replace(distributed_utils, "call_main", _join_before_main)
     _replace(distributed_fairseq_model, "DistributedDataParallel", _ddp_on_any_device)
@@ -176,6 +181,27 @@ def _resume_with_the_same_batches(
     return iterator
 
 
+def _note_the_processes(original: Callable, self: EpochBatchIterator) -> dict[str, Any]:
+    return {**original(self), "num_shards": self.num_shards}
+
+
+def _go_on_with_other_processes(
+    original: Callable, self: EpochBatchIterator, state: dict[str, Any]
+) -> None:
+    """Raises ValueError where the number of processes cannot go on from the place in the epoch."""
+    # The place is counted in the batches of one process: another number of processes would see
+    # batches again, or leave some out.
+    processes = state.get("num_shards", self.num_shards)
+    batches = state.get("iterations_in_epoch", 0) * processes
+    if batches % self.num_shards:
+        raise ValueError(
+            f"the checkpoint was saved by {processes} processes after {batches} batches of epoch "
+            f"{state['epoch']}, which {self.num_shards} processes cannot have had: take a number "
+            f"of processes that divides {batches}, or begin the epoch anew with --reset-dataloader"
+        )
+    original(self, {**state, "iterations_in_epoch": batches // self.num_shards})
+
+
 def _early_stopping() -> dict[str, Any]:
     # --patience counts in the attributes of a function, which fairseq keeps in no checkpoint: a
     # resumed run would count from zero and end later.
@@ -224,7 +250,13 @@ def _recompute_under_autocast(
 
 def _join_before_main(original: Callable, cfg: DictConfig, main: Callable, **kwargs: Any) -> Any:
     """Raises ValueError where fairseq would start one process per GPU and there is no GPU."""
+    if cfg.common.bf16 and importlib.util.find_spec("torch_xla") is None:
+        # --bf16 asks for a TPU as well, in each part of the configuration that has one.
+        for part in cfg.values():
+            if isinstance(part, DictConfig) and "tpu" in part:
+                part.tpu = False
     if main is getattr(_loaded_command("fairseq_cli.train"), "main", None):
+        _check_ddp_backend(cfg)
         _join_torchrun(cfg)
     distributed = cfg.distributed_training
     if (
@@ -245,6 +277,7 @@ def _join_inside_main(original: Callable, cfg: DictConfig) -> None:
     # fairseq-hydra-train imports the plugin only inside of its main, past _join_before_main. This
     # is the first function that main hands the whole configuration.
     original(cfg)
+    _check_ddp_backend(cfg)
     if not torch.distributed.is_initialized() and _join_torchrun(cfg):
         if not _on_cpu(cfg):
             torch.cuda.set_device(cfg.distributed_training.device_id)
@@ -260,6 +293,17 @@ def _fill_the_preset(original: Callable, cfg: DictConfig) -> None:
             for name, value in preset.items():
                 cfg.model.setdefault(name, value)
     original(cfg)
+
+
+def _check_ddp_backend(cfg: DictConfig) -> None:
+    """Raises ValueError for one that cannot work."""
+    # fairseq asks for fairscale, which then fails without a word about the CPU.
+    backend = cfg.distributed_training.ddp_backend
+    if _on_cpu(cfg) and backend in ("fully_sharded", "slowmo"):
+        raise ValueError(
+            f"--ddp-backend {backend} needs a GPU (and fairscale): on the CPU take pytorch_ddp, "
+            "the default, or legacy_ddp"
+        )
 
 
 def _join_torchrun(cfg: DictConfig) -> bool:
