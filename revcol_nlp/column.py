@@ -99,6 +99,7 @@ class Column(nn.Module):
         """
         if run is not None:
             return run(self, stem, previous)
+        check_state_dtype(previous[0].exact if previous else None, state_dtype)
         states: list[State] = []
         for index, level in enumerate(self.levels):
             below, above = level_inputs(index, stem, states, previous)
@@ -111,6 +112,17 @@ class Column(nn.Module):
         """The states with the exact values ``exact``, which `forward` made before."""
         pairs = zip(exact, self.levels, strict=True)
         return [rounded(value, level.channel_dim) for value, level in pairs]
+
+
+def check_state_dtype(exact: Tensor | None, state_dtype: torch.dtype) -> None:
+    """Raises TypeError where the previous column's states came in another dtype."""
+    if exact is not None and exact.dtype != state_dtype:
+        raise TypeError(
+            f"a column got states in {exact.dtype} in place of {state_dtype}, in which they cannot "
+            "be inverted: a hook cast them, as FSDP2's do with "
+            "MixedPrecisionPolicy(cast_forward_inputs=True); set it to False, and output_dtype to "
+            "None, and compute under torch.autocast"
+        )
 
 
 def level_inputs(

@@ -14,14 +14,30 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from .column import GUARD, Column, LevelKwargs, State, advance, invert, level_inputs
+from .column import (
+    GUARD,
+    Column,
+    LevelKwargs,
+    State,
+    advance,
+    check_state_dtype,
+    invert,
+    level_inputs,
+)
 
 STATE_DTYPE = torch.float64
+
+_HIDDEN_PARAMETERS = (
+    "a level of a reversible column reads trainable tensors that are not its parameters, and would "
+    "get no gradient: FSDP2 must shard whole columns (fully_shard(column)) and no parts of them; "
+    "with what else hides parameters, such as fairscale's FullyShardedDataParallel, set "
+    "reversible=False"
+)
 
 
 def run_reversible(
@@ -67,6 +83,7 @@ def run_reversible(
 def _run_column(
     chain: _Chain, keep: bool, column: Column, stem: Tensor, exact: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
+    check_state_dtype(exact[0] if exact else None, STATE_DTYPE)
     parameters = _trainable(column)
     step = _Step(chain, column, parameters, len(exact), keep)
     return _ReversibleColumn.apply(step, stem, *exact, *parameters)
@@ -150,7 +167,11 @@ class _ReversibleColumn(Function):
         for index, level in enumerate(step.column.levels):
             below, above = level_inputs(index, stem, states, previous)
             with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
-                y = step.residual(index, below, above).detach()
+                y = step.residual(index, below, above)
+            trainable = any(p.requires_grad for p in level.residual.parameters())
+            if index > 0 and y.requires_grad and not trainable:
+                raise RuntimeError(_HIDDEN_PARAMETERS)
+            y = y.detach()
             # Only a level that drew random numbers has something to replay.
             rng_before, rng_state = rng_state, _get_rng_state(stem.device)
             drew = not all(map(torch.equal, rng_before, rng_state))
@@ -205,6 +226,7 @@ class _ReversibleColumn(Function):
         stem_grad = None
         needed = zip(step.parameters, ctx.needs_input_grad[2 + count :], strict=True)
         grads: dict[int, Tensor | None] = {id(p): None for p, needs_grad in needed if needs_grad}
+        own = set(map(id, step.parameters))
 
         for index in reversed(range(len(levels))):
             level, grad = levels[index], level_grads.pop()
@@ -224,9 +246,13 @@ class _ReversibleColumn(Function):
                     gamma_grad = (grad * previous[index].exact).sum_to_size(level.gamma.shape)
                     gamma_grad = gamma_grad.to(level.gamma.dtype)
                     grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
-            parameters = [p for p in level.residual.parameters() if id(p) in grads]
+            read = _trainable(level.residual)
+            parameters = [p for p in read if id(p) in grads]
             found = _differentiate(y, grad, [below, above, *parameters])
             del y
+            none_found = parameters and not any(id(p) in found for p in parameters)
+            if none_found or not own.issuperset(map(id, read)):
+                raise RuntimeError(_HIDDEN_PARAMETERS)
             for p in parameters:
                 grads[id(p)] = _sum(grads[id(p)], found.get(id(p)))
             if index > 0:
@@ -249,8 +275,8 @@ def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> 
     return {id(x): value for x, value in zip(inputs, found, strict=True) if value is not None}
 
 
-def _trainable(column: Column) -> list[Tensor]:
-    return [p for p in column.parameters() if p.requires_grad]
+def _trainable(module: nn.Module) -> list[Tensor]:
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def _whole(tensor: Tensor) -> Tensor:
