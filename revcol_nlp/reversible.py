@@ -165,11 +165,11 @@ class _ReversibleColumn(Function):
         states: list[State] = []
         rng_state = _get_rng_state(stem.device)
         for index, level in enumerate(step.column.levels):
-            below, above = level_inputs(index, stem, states, previous)
+            below, above = level_inputs(index, stem.detach(), states, previous)
             with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
                 y = step.residual(index, below, above)
             trainable = any(p.requires_grad for p in level.residual.parameters())
-            if index > 0 and y.requires_grad and not trainable:
+            if y.requires_grad and not trainable:
                 raise RuntimeError(_HIDDEN_PARAMETERS)
             y = y.detach()
             # Only a level that drew random numbers has something to replay.
