@@ -229,7 +229,7 @@ class _ReversibleColumn(Function):
         own = set(map(id, step.parameters))
 
         for index in reversed(range(len(levels))):
-            level, grad = levels[index], level_grads.pop()
+            level, grad, state = levels[index], level_grads.pop(), states.pop()
             below, above = level_inputs(index, stem, states, previous)
             below = below.detach().requires_grad_(index > 0 or ctx.needs_input_grad[1])
             above = above if above is None else above.detach().requires_grad_()
@@ -237,7 +237,8 @@ class _ReversibleColumn(Function):
                 y = step.residual(index, below, above)
             if previous:
                 scale = level.scale().detach().to(STATE_DTYPE)
-                previous[index] = invert(states[index], y.detach(), scale, level.channel_dim)
+                previous[index] = invert(state, y.detach(), scale, level.channel_dim)
+            del state  # no level below reads it
             if grad is None:
                 continue
             if previous:

@@ -2,42 +2,38 @@
 
 python scripts/benchmark.py exactness
 python scripts/benchmark.py memory --columns 1 2 4 8 16 32 64
-python scripts/benchmark.py speed --columns 4 --dim 768
+python scripts/benchmark.py speed --columns 4 --dim 768 --tokens 512
+python scripts/benchmark.py attention
+
+All ways to train are run in one process, on the same weights and tokens, in turn. Bytes are
+counted (live_bytes.py), without computing the matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
-from unittest import mock
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from benchmark_attention import attention
+from benchmark_figure import draw_lines
+from benchmark_timing import in_turn, median_ratio
+from benchmark_ways import NaiveRevCol, build, ways
+from live_bytes import LiveBytes
 from torch import Tensor
 
 from revcol_nlp import reversible, verify
-from revcol_nlp.layers import IsotropicConfig, isotropic_columns
 from revcol_nlp.revcol import RevCol
 
 LENGTH = 32  # tokens in a sentence
+COMPUTE = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-def build(args: argparse.Namespace, columns: int, gamma: float | str = 0.5) -> RevCol:
-    torch.manual_seed(0)
-    config = IsotropicConfig(
-        dim=args.dim,
-        num_heads=max(1, args.dim // 64),
-        ffn_dim=4 * args.dim,
-        columns=columns,
-        dropout=0.1,
-        drop_path=0.1,
-    )
-    model = RevCol(isotropic_columns(config)).to(args.device).train()
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gamma"):
-            with torch.no_grad():
-                parameter.uniform_(1e-3, 1) if gamma == "uniform" else parameter.fill_(gamma)
-    return model
+Rows = list[dict[str, Any]]
 
 
 def stem_output(args: argparse.Namespace) -> Tensor:
@@ -46,93 +42,159 @@ def stem_output(args: argparse.Namespace) -> Tensor:
     return torch.randn(shape, generator=generator).to(args.device)
 
 
-class NaiveRevCol(RevCol):
-    """States in float32, read as they are: how reversible networks are usually inverted."""
-
-    def forward(self, stem: Tensor, level_kwargs: None = None) -> list[Tensor]:
-        no_kwargs, last = [{}] * self.num_levels, len(self.columns) - 1
-        states = None
-        if self.reversible:
-            states = reversible.run_reversible(self.columns, stem, no_kwargs, {last})[last]
-        else:
-            for column in self.columns:
-                states = column(stem, states, no_kwargs, torch.float32)
-        return [state.exact for state in states]
-
-
-def exactness(args: argparse.Namespace) -> None:
-    print("largest relative difference of any gradient, reversible against ordinary autograd")
-    print(f"{args.tokens} tokens, {args.dim} channels, dropout and drop-path 0.1, {args.device}\n")
-    print("| columns | gamma | compute | keyframes | naive inversion | this project |")
-    print("|---|---|---|---|---|---|")
-    stem = stem_output(args)
+def exactness(args: argparse.Namespace) -> Rows:
+    """Largest relative difference of any gradient, reversible against ordinary autograd."""
+    stem, rows = stem_output(args), []
     for columns in args.columns:
         for gamma in (0.5, "uniform"):
-            model = build(args, columns, gamma)
-            naive = NaiveRevCol(model.columns)
+            model = build(args.dim, columns, gamma, device=args.device)
             kept = reversible.plan_keyframes(model.columns[:-1], model.keyframe_budget)
-            for compute, autocast in (("float32", None), ("bf16", torch.bfloat16)):
-                ours = max(verify.gradient_difference(model, stem, autocast=autocast).values())
-                with mock.patch.object(reversible, "STATE_DTYPE", torch.float32):
-                    found = verify.gradient_difference(naive, stem, autocast=autocast)
-                name = "in [1e-3, 1]" if gamma == "uniform" else gamma
-                row = f"{len(kept) - 1} | {max(found.values()):.0e} | {ours:.0e}"
-                print(f"| {columns} | {name} | {compute} | {row} |", flush=True)
+            row = {"columns": columns, "gamma": gamma, "keyframes": len(kept) - 1}
+            for name, autocast in COMPUTE.items():
+                for way, candidate in (("naive", NaiveRevCol(model.columns)), ("ours", model)):
+                    found = verify.gradient_difference(candidate, stem, autocast=autocast)
+                    row[f"{way}, {name}"] = max(found.values())
+            rows.append(row)
+    return rows
 
 
-def memory(args: argparse.Namespace) -> None:
-    print("MiB held for the backward pass, parameters aside")
-    print(f"{args.tokens} tokens, {args.dim} channels, gamma 0.5, {args.device}\n")
-    print("| columns | reversible | plain |")
-    print("|---|---|---|")
-    stem = stem_output(args).requires_grad_()
+def count(model: RevCol, forward: Callable[[Tensor], Tensor], stem: Tensor) -> tuple[int, int, int]:
+    """Bytes held for the backward pass, bytes at the peak, and FLOPs, of one step."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with LiveBytes(compute=False) as counter:
+        loss = forward(stem).square().sum()
+        held = counter.live.total()
+        loss.backward()
+    return held, counter.peak.total(), counter.flops
+
+
+def memory(args: argparse.Namespace) -> Rows:
+    """Bytes held for the backward pass, and at the peak of the step, by the number of columns."""
+    stem, rows = stem_output(args).requires_grad_(), []
     for columns in args.columns:
-        model, held = build(args, columns), []
-        for model.reversible in (True, False):
-            parameters = [*model.parameters(), stem]
-            step = lambda model=model: model(stem)[-1].square().sum()  # noqa: E731
-            held.append(verify.held_bytes(step, parameters) / 2**20)
-        print(f"| {columns} | {held[0]:.1f} | {held[1]:.1f} |", flush=True)
+        model = build(args.dim, columns, device=args.device)
+        for way, forward in ways(model).items():
+            stem.grad = torch.zeros_like(stem)
+            held, peak, flops = count(model, forward, stem)
+            rows.append(
+                {"columns": columns, "way": way, "held": held, "peak": peak, "flops": flops}
+            )
+    return rows
 
 
-def speed(args: argparse.Namespace) -> None:
-    clock = time.perf_counter if args.device == "cuda" else time.process_time
-    print("seconds (on the CPU, of CPU time) for one training step, in turn, median of the ratios")
-    print(f"{args.tokens} tokens, {args.dim} channels, {args.device}\n")
-    print("| columns | reversible | plain | ratio |")
-    print("|---|---|---|---|")
-    stem = stem_output(args).requires_grad_()
+def speed(args: argparse.Namespace) -> Rows:
+    """Seconds of a training step (on the CPU, of CPU time), and its ratio to the plain one's."""
+    stem, rows = stem_output(args).requires_grad_(), []
+
+    def step(forward: Callable[[Tensor], Tensor]) -> None:
+        forward(stem).square().sum().backward()
+
     for columns in args.columns:
-        model = build(args, columns)
-        pairs = []
-        for _ in range(args.repeats + 1):
-            pair = []
-            for model.reversible in (True, False):
-                start = clock()
-                model(stem)[-1].square().sum().backward()
-                if args.device == "cuda":
-                    torch.cuda.synchronize()
-                pair.append(clock() - start)
-            pairs.append(pair)
-        counted = pairs[1:]  # the first warms up
-        rebuilt, plain = (statistics.median(times) for times in zip(*counted, strict=True))
-        ratio = statistics.median(a / b for a, b in counted)
-        print(f"| {columns} | {rebuilt:.3f} | {plain:.3f} | {ratio:.2f} |", flush=True)
+        found = ways(build(args.dim, columns, device=args.device))
+        if args.compile:
+            compiled = build(args.dim, columns, device=args.device)
+            for column in compiled.columns:
+                for level in column.levels:
+                    level.residual.compile()
+            found |= {f"{way}, levels compiled": run for way, run in ways(compiled).items()}
+            found = {way: run for way, run in found.items() if "checkpoint" not in way}
+        runs = {way: partial(step, run) for way, run in found.items()}
+        seconds, _ = in_turn(runs, args.repeats, args.device)
+        for way, times in seconds.items():
+            row = {"columns": columns, "way": way, "seconds": statistics.median(times)}
+            row |= {"least": min(times), "most": max(times)}
+            rows.append(row | {"ratio": median_ratio(times, seconds["plain"])})
+    return rows
 
 
-def main() -> None:
+TITLES = {
+    "exactness": "largest relative difference of any gradient to ordinary autograd's",
+    "memory": "MiB of activations and their gradients in a training step, parameters' aside",
+    "speed": "seconds for a training step",
+    "attention": "normalised attention beside fairseq's MultiheadAttention",
+}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "exactness": exactness,
+    "memory": memory,
+    "speed": speed,
+    "attention": attention,
+}
+
+
+def cell(name: str, value: Any) -> str:
+    if name in ("held", "peak"):
+        return f"{value / 2**20:.1f}"
+    if name == "flops":
+        return f"{value / 1e9:.1f} G"
+    if isinstance(value, float):
+        return f"{value:.0e}" if "," in name or "error" in name else f"{value:.3g}"
+    return str(value)
+
+
+def print_table(rows: Rows) -> None:
+    """The rows in Markdown."""
+    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(cell(name, value) for name, value in row.items())} |")
+
+
+def picture(what: str, rows: Rows) -> tuple[str, str, dict[str, list[tuple[float, float]]]]:
+    """Labels of both axes, and the points of each line."""
+    if what == "exactness":
+        lines = {
+            f"{name}, gamma {gamma}": [(r["columns"], r[name]) for r in rows if r["gamma"] == gamma]
+            for name in rows[0]
+            if "," in name
+            for gamma in (0.5, "uniform")
+        }
+        return "columns", TITLES[what], lines
+    x, y = ("length", "time ratio") if what == "attention" else ("columns", "peak")
+    if what == "speed":
+        y = "ratio"
+    unit = 2**20 if y == "peak" else 1
+    ways = dict.fromkeys(row["way"] for row in rows)
+    lines = {w: [(r[x], r[y] / unit) for r in rows if r["way"] == w] for w in ways}
+    return x, f"{TITLES[what]}: {y}", lines
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("exactness", "memory", "speed"))
+    parser.add_argument("what", choices=BENCHMARKS)
     parser.add_argument("--columns", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--tokens", type=int, default=1024, help="in sentences of 32")
     parser.add_argument("--dim", type=int, default=64, help="channels")
-    parser.add_argument("--repeats", type=int, default=5, help="steps timed by `speed`")
+    parser.add_argument("--repeats", type=int, default=5, help="of what is timed (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="`speed`: compiled levels too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    {"exactness": exactness, "memory": memory, "speed": speed}[args.what](args)
+    if args.tokens < LENGTH:
+        parser.error(f"--tokens must be at least {LENGTH}, one sentence")
+    if args.compile and args.what != "speed":
+        parser.error("--compile has no effect but on `speed`")
+    return args
+
+
+def main() -> None:
+    """Print the table; write and draw it."""
+    args = parse_args()
+    print(
+        f"{TITLES[args.what]}\n{args.tokens} tokens, {args.dim} channels, {args.device}, ", end=""
+    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    rows = BENCHMARKS[args.what](args)
+    print_table(rows)
+    if args.json:
+        settings = {name: str(value) for name, value in vars(args).items()}
+        found = {"torch": torch.__version__, "settings": settings, "rows": rows}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.figure:
+        draw_lines(*picture(args.what, rows), args.figure)
 
 
 if __name__ == "__main__":

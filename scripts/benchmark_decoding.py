@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from benchmark_common import build_model, in_turn, joined_dictionary, median_ratio
+from benchmark_common import build_model, joined_dictionary
+from benchmark_timing import in_turn, median_ratio
 from fairseq import utils
 from fairseq.dataclass.configs import FairseqConfig, GenerationConfig
 from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel

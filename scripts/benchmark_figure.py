@@ -1,8 +1,9 @@
-"""Draw what benchmark_models.py measured: memory by part, the largest batch, and speed."""
+"""Draw what the benchmarks measured."""
 
 from __future__ import annotations
 
 import logging
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ COLOURS = {"encoder": "#4477aa", "decoder": "#66ccee", "logits": "#ee6677", "all
 
 
 def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> None:
-    """One line per row, in three panels, into the image file ``path``."""
+    """The rows of benchmark_models.py, a line each: memory by part, the largest batch, speed."""
     names = [", ".join(row["labels"].values()) for row in rows]
     places = range(len(rows))
     timed = "per_second" in rows[0]
@@ -44,4 +45,20 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
         axes.margins(x=0.15)
     for axes in (held, batch, work):
         axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_lines(x: str, y: str, lines: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """Lines through points, by their names, on logarithmic axes; a value of 0 is not drawn."""
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, points), marker in zip(lines.items(), cycle("osD^v<>P"), strict=False):
+        axes.plot(*zip(*points, strict=True), marker=marker, label=name)
+    axes.set(xlabel=x, title=y, xscale="log", yscale="log")
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmark_common import in_turn, median_ratio
+from benchmark_timing import in_turn, median_ratio
 from live_bytes import LiveBytes
 from torch import Tensor, nn
 
