@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from revcol_nlp.revcol import RevCol
+from revcol_nlp.reversible import plan_keyframes
 from tests.columns import DIM, build, largest_difference, loss_of, stem_output
 from tests.processes import run
 
@@ -61,7 +62,9 @@ def record_events(find_unused_parameters: bool) -> list[Event]:
     return events
 
 
-@pytest.mark.parametrize("find_unused_parameters", [False, True])
+@pytest.mark.parametrize(
+    "find_unused_parameters", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_gradients_are_on_their_way_while_the_next_column_is_rebuilt(
     find_unused_parameters: bool,
 ) -> None:
@@ -103,15 +106,25 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def with_a_keyframe(revcol: dict[str, Any]) -> RevCol:
+    """It is needed for the last channels, of which only the last process has a share."""
+    model = build(COLUMNS, revcol=revcol).train()
+    for column in model.columns[1:3]:
+        with torch.no_grad():
+            column.levels[0].gamma[DIM // 2 :] = 1e-3
+    return model
+
+
 def sharded_steps(
     columns: bool, revcol: dict[str, Any], policy: MixedPrecisionPolicy = FLOAT32
 ) -> list[dict[str, Tensor]]:
     """`steps` of one of two processes, each with half of the sentences."""
     distributed.init_process_group("gloo")
-    model = build(COLUMNS, gamma="uniform", revcol=revcol).train()
+    model = with_a_keyframe(revcol)
     for column in model.columns if columns else ():
         fully_shard(column, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
+    assert plan_keyframes(model.columns[:-1], 1e6) == {0, 3}
     if columns:
         first, last = model.columns[0], model.columns[-2]
         first.levels[0].residual.register_forward_pre_hook(
@@ -129,22 +142,21 @@ def check_sharded(parameters: Iterable[Tensor]) -> None:
     ("columns", "revcol"),
     [
         (True, {}),
-        (True, {"keep_columns": 0}),
-        (True, {"reversible": False}),
-        (False, {}),
+        pytest.param(True, {"keep_columns": 0}, marks=pytest.mark.slow),
+        pytest.param(True, {"reversible": False}, marks=pytest.mark.slow),
+        pytest.param(False, {}, marks=pytest.mark.slow),
     ],
     ids=["columns", "columns-keep-0", "columns-plain", "root-only"],
 )
 def test_fsdp2_gives_the_gradients_of_one_process(columns: bool, revcol: dict[str, Any]) -> None:
-    expected = steps(
-        build(COLUMNS, gamma="uniform", revcol={"reversible": False}).train(), slice(4)
-    )
+    expected = steps(with_a_keyframe({"reversible": False}), slice(4))
     for found in run(2, sharded_steps, columns, revcol):
         assert largest_difference(found[0], expected[0]) < 1e-6
         # The sum over two processes is rounded otherwise, and columns amplify what is rounded.
         assert largest_difference(found[1], expected[1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_fsdp2_in_bf16_gives_the_gradients_of_plain_columns() -> None:
     policy = dataclasses.replace(BF16, cast_forward_inputs=False)
     plain = run(2, sharded_steps, True, {"reversible": False}, policy)[0]
@@ -153,7 +165,7 @@ def test_fsdp2_in_bf16_gives_the_gradients_of_plain_columns() -> None:
             assert largest_difference(ours, theirs) < 1e-6
 
 
-@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize("reversible", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_states_that_fsdp2_has_cast_are_refused(reversible: bool) -> None:
     with pytest.raises(RuntimeError, match=r"states in torch.bfloat16 .*cast_forward_inputs"):
         run(1, sharded_steps, True, {"reversible": reversible}, BF16)
@@ -168,7 +180,7 @@ def sharded_in_parts() -> None:
     loss_of(fully_shard(model)(stem_output())).backward()
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sharding_parts_of_a_column_is_refused(world: int) -> None:
     with pytest.raises(RuntimeError, match=r"fully_shard\(column\)"):
         run(world, sharded_in_parts)
