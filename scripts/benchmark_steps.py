@@ -13,6 +13,7 @@ import torch
 from benchmark_timing import in_turn, median_ratio
 from live_bytes import LiveBytes
 from torch import Tensor, nn
+from tqdm import tqdm
 
 BYTES_PER_PARAMETER = 16  # value, gradient and Adam's two averages, in float32
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
@@ -110,7 +111,10 @@ def measure(
     for precision in args.precision:
         dtype = PRECISIONS[precision]
         autocast = partial(torch.autocast, args.device, dtype, enabled=dtype is not None)
-        counted = [[count(variant, batch, autocast) for batch in sizes] for variant in variants]
+        counted = [
+            [count(variant, batch, autocast) for batch in sizes]
+            for variant in tqdm(variants, f"counting, {precision}", leave=False)
+        ]
         batches = [
             largest_batch(args.memory, v, c, sizes) for v, c in zip(variants, counted, strict=True)
         ]
