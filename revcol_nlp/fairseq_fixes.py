@@ -39,6 +39,7 @@ from .safe_loading import (
     allow_fairseq_globals,
     explain_damage,
 )
+from .safe_saving import check_folder, copy_whole, save_from_the_start, save_whole
 
 
 @functools.cache
@@ -47,7 +48,11 @@ def apply() -> None:
     allow_fairseq_globals()
     allow_broadcast_globals()
     _replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_or_explain)
-    _replace(PathManager, "copy", _copy_atomically)
+    _replace(checkpoint_utils, "torch_persistent_save", save_whole)
+    _replace(checkpoint_utils, "_torch_persistent_save", save_from_the_start)
+    _replace(checkpoint_utils, "verify_checkpoint_directory", check_folder)
+    _replace(PathManager, "copy", copy_whole)
+    _replace(Trainer, "train_step", _skip_an_overflow_without_gpu)
     _replace(Trainer, "load_checkpoint", _name_the_dictionary)
     _replace(Trainer, "load_checkpoint", begin_with_decoder)
     _replace(Trainer, "state_dict", _keep_the_languages)
@@ -97,16 +102,6 @@ def _load_or_explain(original: Callable, path: str, *args: Any, **kwargs: Any) -
     # A damaged file is reported as "failed finding central directory".
     with explain_damage(path):
         return original(path, *args, **kwargs)
-
-
-def _copy_atomically(original: Callable, src_path: str, dst_path: str, **kwargs: Any) -> Any:
-    # checkpoint_last.pt and checkpoint_best.pt are plain copies, which a kill can tear.
-    if PathManager.path_requires_pathmanager(dst_path):
-        return original(src_path, dst_path, **kwargs)
-    unfinished = dst_path + ".tmp"
-    copied = original(src_path, unfinished, **kwargs)
-    os.replace(unfinished, dst_path)
-    return copied
 
 
 def _name_the_dictionary(
@@ -243,6 +238,23 @@ def _recompute_under_autocast(
             return forward(*args, **kwargs)
 
     return original(as_it_ran, offload_to_cpu, *args, **kwargs)
+
+
+# Half precision
+
+
+def _skip_an_overflow_without_gpu(
+    original: Callable, self: Trainer, *args: Any, **kwargs: Any
+) -> dict[str, Any] | None:
+    # With --fp16 an update whose gradients overflow is skipped, and to count for nothing in the
+    # logs fairseq puts a zero on the GPU: where there is none, the run ends.
+    try:
+        return original(self, *args, **kwargs)
+    except (AssertionError, RuntimeError) as error:
+        if self.cuda or not isinstance(error.__context__, OverflowError):
+            raise
+        self.zero_grad()
+        return None
 
 
 # Several processes

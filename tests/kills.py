@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-STEP, VALIDATION, WRITE, TIME = KINDS = ("step", "validation", "write", "time")
+STEP, VALIDATION, WRITE = "step", "validation", "write"
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Kill:
             evaluation. ``write``: files saved, copied, renamed, linked and removed.
         number: from 0.
         share: of the bytes that are on the disk by then, for a file that is saved or copied.
+        signal: SIGKILL, or one that the process may handle.
     """
 
     kind: str
     number: int
     share: float
+    signal: int = signal.SIGKILL
 
 
 def random_kills(chance: random.Random, events: Mapping[str, int]) -> Iterator[Kill]:
@@ -71,14 +73,15 @@ class Watch:
             setattr(os, name, partial(self._file, getattr(os, name)))
 
     def _event(self, kind: str) -> bool:
-        """Whether it is the one to be killed at."""
-        is_the_moment = self.kill is not None and self.kill == Kill(
-            kind, self.seen[kind], self.kill.share
-        )
+        """Whether it is a write to be killed in."""
+        kill, number = self.kill, self.seen[kind]
         self.seen[kind] += 1
-        if is_the_moment and kind != WRITE:
-            die()
-        return is_the_moment
+        if kill is None or (kind, number) != (kill.kind, kill.number):
+            return False
+        if kind == WRITE and kill.signal == signal.SIGKILL:
+            return True
+        os.kill(os.getpid(), kill.signal)
+        return False
 
     def _module(self, module: nn.Module, _: Any) -> None:
         self._event(STEP if module.training else VALIDATION)

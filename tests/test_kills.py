@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from revcol_nlp.safe_loading import is_whole
 from tests.conftest import TINY_MODEL, TRAINING
 from tests.forked import Ended, Forked
 from tests.images import EVERYTHING, TINY, assert_same_run, make_images
-from tests.kills import Watch, random_kills
+from tests.kills import STEP, VALIDATION, WRITE, Kill, Watch, random_kills
 from tests.test_fairseq_fixes import assert_same_state
 
 KILLS, BY_DEFAULT, BY_THE_CLOCK = 15, 3, 5
@@ -112,7 +113,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
 def test_a_training_killed_again_and_again_goes_on_bit_for_bit(
     training: Training, tmp_path: Path
 ) -> None:
-    """By the clock, from start-up on; a run that is faster than the clock makes room for another."""
+    """By the clock, from start-up on; where the run was faster than the clock, another is begun."""
     chance, killed, folder = random.Random(1), 0, tmp_path
     while killed < BY_THE_CLOCK:
         running = training.start(folder)
@@ -125,3 +126,18 @@ def test_a_training_killed_again_and_again_goes_on_bit_for_bit(
             folder = tmp_path / str(killed)
             folder.mkdir()
     assert_goes_on(training, folder)
+
+
+@pytest.mark.parametrize(
+    "kind", [STEP, *(pytest.param(k, marks=pytest.mark.slow) for k in (WRITE, VALIDATION))]
+)
+def test_an_interrupted_fairseq_train_goes_on_bit_for_bit(
+    translation: Training, tmp_path: Path, kind: str
+) -> None:
+    moment = Kill(kind, translation.events[kind] // 2, 0.5, signal.SIGINT)
+    interrupted = translation.run(tmp_path, Watch(kill=moment))
+    assert interrupted.status > 0
+    assert interrupted.last_line == "KeyboardInterrupt"
+    checkpoints = list((tmp_path / "run").glob("checkpoint*.pt"))
+    assert checkpoints and all(map(is_whole, checkpoints))
+    assert_goes_on(translation, tmp_path)
