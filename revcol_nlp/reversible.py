@@ -69,14 +69,18 @@ def run_reversible(
     )
     kept: dict[int, list[State]] = {}
     exact: tuple[Tensor, ...] = ()
-    for index, column in enumerate(columns):
-        keep = index in keyframes
-        # Through the module's call, for its hooks: FSDP2's gather the parameters in them.
-        run = partial(_run_column, chain, keep)
-        exact = column(stem, exact, level_kwargs, STATE_DTYPE, run)
-        if keep:
-            kept[index] = column.states(exact)
-    chain.states = None
+    try:
+        for index, column in enumerate(columns):
+            keep = index in keyframes
+            # Through the module's call, for its hooks: FSDP2's gather the parameters in them.
+            run = partial(_run_column, chain, keep)
+            exact = column(stem, exact, level_kwargs, STATE_DTYPE, run)
+            if keep:
+                kept[index] = column.states(exact)
+    finally:
+        # The states point to the graph, and the graph to the chain: after an error in the middle,
+        # nothing would ever free them.
+        chain.states = None
     return kept
 
 
