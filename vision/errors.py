@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake in what the user gave: options, data or files. The message is one sentence."""
@@ -18,3 +22,21 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around what writes a run's files to ``folder``.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    try:
+        yield
+    # torch.save raises RuntimeError, which does not tell the reason.
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a checkpoint was cut short"
+        raise UserError(
+            f"{folder} cannot be written to ({reason or error}): is the disk full? When that is "
+            "mended, the same command goes on"
+        ) from error

@@ -33,7 +33,7 @@ from vision.data import (
     training_loader,
     validation_loader,
 )
-from vision.errors import Interrupted, UserError
+from vision.errors import Interrupted, UserError, writing
 from vision.optimisation import Optimisation
 from vision.options import parse
 from vision.process import Process, run, start, total
@@ -122,9 +122,10 @@ class Run:
         if self.process.world > 1:
             distributed.barrier()  # no process writes while another reads
         if self.process.primary:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            settings = yaml.safe_dump(vars(self.args), sort_keys=False)
-            (self.folder / "args.yaml").write_text(settings, encoding="utf-8")
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                settings = yaml.safe_dump(vars(self.args), sort_keys=False)
+                (self.folder / "args.yaml").write_text(settings, encoding="utf-8")
             if self.progress.epoch and not self.progress.update:
                 self._save_epoch()  # it may have been cut off half-way
 
@@ -145,13 +146,15 @@ class Run:
                 self._end_epoch()
                 if self.process.primary:
                     # Before the checkpoint: a run cut off in between does this epoch's end again.
-                    self.journal.write(self.progress.rows)
+                    with writing(self.folder):
+                        self.journal.write(self.progress.rows)
                     self._save_epoch()
         if not self.process.primary:
             return None
         parameters = sum(weight.numel() for weight in self.network.parameters())
         facts = {"model": self.args.model, "parameters": parameters}
-        return report.make_report(self.progress.rows, self.folder, facts)
+        with writing(self.folder):
+            return report.make_report(self.progress.rows, self.folder, facts)
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:
@@ -199,7 +202,8 @@ class Run:
             due = interval and progress.update % interval == 0 and progress.update < updates
             if (due or self.signal) and self.process.primary:
                 self._check_finite()
-                self.saver.save_recovery(progress.epoch, progress.update)
+                with writing(self.folder):
+                    self.saver.save_recovery(progress.epoch, progress.update)
             if self.signal:
                 bar.close()
                 if self.process.world > 1:
@@ -282,7 +286,8 @@ class Run:
         """Saves the state after an epoch, ranked by the accuracy of the averaged weights if any."""
         self._check_finite()
         row = self.progress.rows[-1]
-        self.saver.save_checkpoint(row["epoch"], row.get("eval_top1_ema", row["eval_top1"]))
+        with writing(self.folder):
+            self.saver.save_checkpoint(row["epoch"], row.get("eval_top1_ema", row["eval_top1"]))
         for path in self.folder.glob(f"{self.saver.recovery_prefix}*"):
             path.unlink()
 
