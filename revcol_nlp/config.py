@@ -100,6 +100,20 @@ UNSUPPORTED = {
     "char_inputs": "nothing reads it",
 }
 
+# Sizes beyond these are slips of the keyboard, which would fill the memory or never be built.
+LARGEST = dict.fromkeys(("encoder_columns", "decoder_layers"), 1_000)
+LARGEST |= dict.fromkeys(
+    (
+        *("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
+        *("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_attention_heads"),
+        *("decoder_input_dim", "decoder_output_dim"),
+        *("max_source_positions", "max_target_positions"),
+    ),
+    1_000_000,
+)
+PROBABILITIES = ("decoder_layerdrop", "dropout", "attention_dropout", "activation_dropout")
+PROBABILITIES += ("relu_dropout", "encoder_drop_path")
+
 _NESTED = {"encoder": EncDecBaseConfig, "decoder": DecoderConfig, "quant_noise": QuantNoiseConfig}
 _OPTIONAL = dict.fromkeys(
     ("encoder_layers", "decoder_input_dim", "decoder_output_dim"),
@@ -148,12 +162,37 @@ def transformer_config(cfg: Mapping[str, Any]) -> TransformerConfig:
         raise ValueError(f"the RevCol-Transformer has no option {', '.join(unknown)}")
     for name, reason in UNSUPPORTED.items():
         if cfg[name] != defaults[name]:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} does not work with columns: {reason}; remove it")
+            raise ValueError(f"{_option(name)} does not work with columns: {reason}; remove it")
     cfg = dict(cfg)
     for name in ("decoder_input_dim", "decoder_output_dim"):
         cfg[name] = cfg[name] or cfg["decoder_embed_dim"]
+    _check_values(cfg)
     return TransformerConfig.from_namespace(Namespace(**cfg))
+
+
+def _check_values(cfg: Mapping[str, Any]) -> None:
+    # fairseq's decoder divides by zero, or asks for all the memory there is.
+    for name, most in LARGEST.items():
+        if not 1 <= cfg[name] <= most:
+            bound = "at least 1" if cfg[name] < 1 else f"at most {most}"
+            raise ValueError(f"{_option(name)} must be {bound}, got {cfg[name]}")
+    for name in PROBABILITIES:
+        if not 0 <= cfg[name] < 1:
+            raise ValueError(f"{_option(name)} must be in [0, 1), got {cfg[name]}")
+    if cfg["decoder_embed_dim"] % cfg["decoder_attention_heads"]:
+        heads, dim = cfg["decoder_attention_heads"], cfg["decoder_embed_dim"]
+        raise ValueError(
+            f"--decoder-attention-heads {heads} do not divide --decoder-embed-dim {dim}"
+        )
+    if cfg["activation_fn"] not in utils.get_available_activation_fns():
+        raise ValueError(
+            f"--activation-fn {cfg['activation_fn']} is none of "
+            f"{', '.join(utils.get_available_activation_fns())}"
+        )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def isotropic_config(cfg: TransformerConfig) -> IsotropicConfig:
@@ -167,9 +206,10 @@ def isotropic_config(cfg: TransformerConfig) -> IsotropicConfig:
         blocks = tuple(int(n) for n in encoder.column_blocks.split(","))
     except ValueError:
         blocks = ()
-    if len(blocks) != NUM_LEVELS:
+    if len(blocks) != NUM_LEVELS or max(blocks) > LARGEST["encoder_columns"]:
         raise ValueError(
-            f"--encoder-column-blocks takes {NUM_LEVELS} whole numbers, one per level, such as "
+            f"--encoder-column-blocks takes {NUM_LEVELS} whole numbers from 1 to "
+            f"{LARGEST['encoder_columns']}, one per level, such as "
             f"{ColumnOptions.encoder_column_blocks}; got {encoder.column_blocks!r}"
         )
     return IsotropicConfig(

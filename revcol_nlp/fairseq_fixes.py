@@ -20,6 +20,9 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 from fairseq.data.iterators import EpochBatchIterator
+
+
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
@@ -34,9 +37,12 @@ from torch import nn
 from .config import PRESETS
 from .fingerprint import DictionaryMismatchError
 from .init_decoder import begin_with_decoder
+from .safe_data import item_checked, load_checked
 from .safe_loading import (
+    UnusableCheckpointError,
     allow_broadcast_globals,
     allow_fairseq_globals,
+    check_contents,
     explain_damage,
 )
 from .safe_saving import check_folder, copy_whole, save_from_the_start, save_whole
@@ -52,8 +58,11 @@ def apply() -> None:
     _replace(checkpoint_utils, "_torch_persistent_save", save_from_the_start)
     _replace(checkpoint_utils, "verify_checkpoint_directory", check_folder)
     _replace(PathManager, "copy", copy_whole)
+    _replace(data_utils, "load_indexed_dataset", load_checked)
+    _replace(MMapIndexedDataset, "__getitem__", item_checked)
+    _replace(FairseqTask, "build_generator", _check_search)
     _replace(Trainer, "train_step", _skip_an_overflow_without_gpu)
-    _replace(Trainer, "load_checkpoint", _name_the_dictionary)
+    _replace(Trainer, "load_checkpoint", _say_what_does_not_fit)
     _replace(Trainer, "load_checkpoint", begin_with_decoder)
     _replace(Trainer, "state_dict", _keep_the_languages)
     _replace(EMA, "restore", _keep_what_is_not_averaged)
@@ -101,18 +110,25 @@ def _loaded_command(name: str) -> ModuleType | None:
 def _load_or_explain(original: Callable, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     # A damaged file is reported as "failed finding central directory".
     with explain_damage(path):
-        return original(path, *args, **kwargs)
+        try:
+            state = original(path, *args, **kwargs)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            # fairseq's errors at what is no checkpoint are of all kinds, and name nothing.
+            check_contents(torch.load(path, map_location="cpu", weights_only=True), path)
+            raise
+    check_contents(state, path)
+    return state
 
 
-def _name_the_dictionary(
+def _say_what_does_not_fit(
     original: Callable, self: Trainer, filename: str, *args: Any, **kwargs: Any
 ) -> Any:
     # The trainer turns every error into "please ensure that the architectures match".
     try:
         return original(self, filename, *args, **kwargs)
     except Exception as error:
-        if isinstance(error.__context__, DictionaryMismatchError):
-            raise DictionaryMismatchError(f"{filename}: {error.__context__}") from None
+        if isinstance(error.__context__, DictionaryMismatchError | UnusableCheckpointError):
+            raise type(error.__context__)(f"{filename}: {error.__context__}") from None
         raise
 
 
@@ -238,6 +254,22 @@ def _recompute_under_autocast(
             return forward(*args, **kwargs)
 
     return original(as_it_ran, offload_to_cpu, *args, **kwargs)
+
+
+# Translating
+
+
+def _check_search(original: Callable, self: FairseqTask, models: Any, args: Any, *rest, **kwargs):
+    """Raises ValueError for what makes no search."""
+    for name in ("beam", "nbest"):
+        if getattr(args, name, 1) < 1:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be at least 1, got {getattr(args, name)}")
+    for name in ("lenpen", "temperature", "max_len_a"):
+        if not math.isfinite(getattr(args, name, 1)):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be finite, got {getattr(args, name)}")
+    return original(self, models, args, *rest, **kwargs)
 
 
 # Half precision

@@ -1,12 +1,15 @@
 """Load fairseq checkpoints with torch's safe loading left on, and say so when one is damaged."""
 
 import argparse
+import pickle
+import re
 import typing
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,10 @@ import torch
 
 class DamagedCheckpointError(RuntimeError):
     """A checkpoint file is cut short or overwritten."""
+
+
+class UnusableCheckpointError(RuntimeError):
+    """A file is whole, and what it holds is no checkpoint, or none that can be used."""
 
 
 def allow_fairseq_globals() -> None:
@@ -64,16 +71,71 @@ def explain_damage(path: str | Path) -> Iterator[None]:
     """Load the checkpoint at ``path`` inside this context, and a damaged file is called one.
 
     Raises:
-        DamagedCheckpointError: in the place of whatever loading raised, where the file is damaged.
+        DamagedCheckpointError: if it is. torch itself compares no checksums: of a file with a
+            flipped bit it loads other weights than were saved.
+        UnusableCheckpointError: if safe loading refuses the file.
     """
+    if Path(path).is_file() and not is_whole(path):
+        raise DamagedCheckpointError(_advice(Path(path)))
     try:
         yield
-    except Exception as error:
-        # Depending on where the file ends, torch raises RuntimeError, OSError, EOFError, KeyError
-        # or UnpicklingError, so the file is asked and not the exception.
-        if not Path(path).is_file() or is_whole(path):
-            raise
-        raise DamagedCheckpointError(_advice(Path(path))) from error
+    except (EOFError, pickle.UnpicklingError) as error:
+        # torch's own message says how to load the file all the same, running what is in it.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"{found[1]}, which could run code" if found else "what is no data, or not all of it"
+        raise UnusableCheckpointError(f"{path} was not loaded: it holds {what}") from error
+
+
+def check_contents(state: Any, path: str | Path) -> None:
+    """Refuse what is no checkpoint of fairseq.
+
+    Raises:
+        UnusableCheckpointError: naming what is missing.
+    """
+    if not isinstance(state, Mapping):
+        raise UnusableCheckpointError(f"{path} is no fairseq checkpoint: it holds no dictionary")
+    weights, cfg, args = (state.get(name) for name in ("model", "cfg", "args"))
+    history = state.get("optimizer_history", [{}])
+    is_there = {
+        "weights": isinstance(weights, Mapping)
+        and len(weights) > 0
+        and all(isinstance(weight, torch.Tensor) for weight in weights.values()),
+        "options of a model and a task": isinstance(args, argparse.Namespace)
+        or (isinstance(cfg, Mapping) and all(cfg.get(name) for name in ("model", "task"))),
+        "history of an optimiser": isinstance(history, list)
+        and all(isinstance(entry, Mapping) for entry in history),
+        # fairseq made other checkpoints before it kept a history.
+        "state of a training": isinstance(state.get("extra_state"), Mapping)
+        or "optimizer_history" not in state,
+    }
+    for what, there in is_there.items():
+        if not there:
+            raise UnusableCheckpointError(f"{path} is no fairseq checkpoint: it holds no {what}")
+
+
+def check_weights(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, Any]) -> None:
+    """Refuse weights that torch would copy into a model though they make no sense there.
+
+    Args:
+        ours: a model's.
+        theirs: a checkpoint's; names and shapes are not compared, torch does that.
+
+    Raises:
+        UnusableCheckpointError: naming the first.
+    """
+    for name, weight in theirs.items():
+        if not isinstance(weight, torch.Tensor) or name not in ours:
+            continue
+        if (weight.is_floating_point(), weight.is_complex()) != (
+            ours[name].is_floating_point(),
+            ours[name].is_complex(),
+        ):
+            kinds = f"{weight.dtype} in the checkpoint and {ours[name].dtype} in the model"
+            raise UnusableCheckpointError(f"{name} is {kinds}")
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UnusableCheckpointError(
+                f"{name} is not finite in the checkpoint: use an earlier one"
+            )
 
 
 def is_whole(path: str | Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Watch:
     """Counts the events of the process it is called in, and kills that at the moment ``kill``.
 
     Args:
-        counts: receives the number of events of each kind, of a run that ends.
+        counts: receives the number of events of each kind and the seconds of a run that ends.
         kill: never, if None.
     """
 
@@ -63,6 +64,7 @@ class Watch:
 
     def __call__(self) -> None:
         self.seen: Counter[str] = Counter()
+        self.begun = time.monotonic()
         if self.counts is not None:
             Finalize(None, self._write_counts, exitpriority=0)
         register_module_forward_pre_hook(self._module)
@@ -87,7 +89,8 @@ class Watch:
         self._event(STEP if module.training else VALIDATION)
 
     def _write_counts(self) -> None:
-        self.counts.write_text(json.dumps(self.seen))
+        seconds = time.monotonic() - self.begun
+        self.counts.write_text(json.dumps(self.seen | {"seconds": seconds}))
 
     def _optimizer(self, *_: Any) -> None:
         self._event(STEP)

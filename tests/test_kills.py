@@ -8,7 +8,7 @@ in validation.
 import json
 import random
 import signal
-import time
+import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -37,9 +37,7 @@ class Training:
     def __init__(self, command: str, *args: object, option: str, folder: Path):
         self.command, self.args, self.option, self.folder = command, args, option, folder
         counts = folder / "counts"
-        begun = time.monotonic()
         ended = self.run(folder, Watch(counts))
-        self.seconds = time.monotonic() - begun
         assert ended.status == 0, ended.output[-3000:]
         self.events = json.loads(counts.read_text())
         self.kills = list(islice(random_kills(random.Random(0), self.events), KILLS))
@@ -117,14 +115,13 @@ def test_a_training_killed_again_and_again_goes_on_bit_for_bit(
     chance, killed, folder = random.Random(1), 0, tmp_path
     while killed < BY_THE_CLOCK:
         running = training.start(folder)
-        running.process.join(chance.uniform(0, training.seconds))
+        running.process.join(chance.uniform(0, training.events["seconds"]))
         running.process.kill()
         if running.end().status == -signal.SIGKILL:
             killed += 1
         else:
             assert_goes_on(training, folder)
-            folder = tmp_path / str(killed)
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
     assert_goes_on(training, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..config import PRESETS, RevColTransformerConfig, fill_preset, transformer_config
 from ..encoder import RevColEncoder
 from ..fingerprint import DictionaryFingerprint
+from ..safe_loading import check_weights
 
 
 @register_model("revcol_transformer", dataclass=RevColTransformerConfig)
@@ -56,6 +58,15 @@ class RevColTransformerModel(TransformerModelBase):
         decoder = super().build_decoder(cfg, tgt_dict, embed_tokens)
         decoder.dictionary_fingerprint = DictionaryFingerprint(tgt_dict, side="target")
         return decoder
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in fairseq.
+
+        Raises:
+            UnusableCheckpointError: if a weight is of another kind than the model's, or not finite.
+        """
+        check_weights(self.state_dict(), state_dict)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
