@@ -84,6 +84,10 @@ def explain_damage(path: str | Path) -> Iterator[None]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"{found[1]}, which could run code" if found else "what is no data, or not all of it"
         raise UnusableCheckpointError(f"{path} was not loaded: it holds {what}") from error
+    except RuntimeError as error:
+        if "PytorchStreamReader" in str(error):  # headers of records have no checksums
+            raise DamagedCheckpointError(_advice(Path(path))) from error
+        raise
 
 
 def check_contents(state: Any, path: str | Path) -> None:
@@ -94,19 +98,20 @@ def check_contents(state: Any, path: str | Path) -> None:
     """
     if not isinstance(state, Mapping):
         raise UnusableCheckpointError(f"{path} is no fairseq checkpoint: it holds no dictionary")
-    weights, cfg, args = (state.get(name) for name in ("model", "cfg", "args"))
-    history = state.get("optimizer_history", [{}])
+    weights, cfg, history = (state.get(name) for name in ("model", "cfg", "optimizer_history"))
+    options = argparse.Namespace, Mapping
     is_there = {
         "weights": isinstance(weights, Mapping)
         and len(weights) > 0
         and all(isinstance(weight, torch.Tensor) for weight in weights.values()),
-        "options of a model and a task": isinstance(args, argparse.Namespace)
-        or (isinstance(cfg, Mapping) and all(cfg.get(name) for name in ("model", "task"))),
-        "history of an optimiser": isinstance(history, list)
-        and all(isinstance(entry, Mapping) for entry in history),
-        # fairseq made other checkpoints before it kept a history.
-        "state of a training": isinstance(state.get("extra_state"), Mapping)
-        or "optimizer_history" not in state,
+        "options of a model and a task": isinstance(state.get("args"), argparse.Namespace)
+        or isinstance(cfg, Mapping)
+        and isinstance(cfg.get("model"), options)
+        and isinstance(cfg.get("task", {}), options),
+        # In files that are older than fairseq's history and state, these keys stand for them.
+        "history of an optimiser": (history is None and "best_loss" in state)
+        or (isinstance(history, list) and all(isinstance(entry, Mapping) for entry in history)),
+        "state of a training": isinstance(state.get("extra_state"), Mapping) or "epoch" in state,
     }
     for what, there in is_there.items():
         if not there:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -20,7 +19,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from revcol_nlp.safe_loading import allow_fairseq_globals
+from revcol_nlp.safe_loading import (
+    allow_fairseq_globals,
+    check_contents,
+    check_weights,
+    explain_damage,
+)
 from revcol_nlp.weight_meaning import model_options, option_difference
 
 EPOCH_NAME = re.compile(r"checkpoint(\d+)\.pt")
@@ -46,11 +50,12 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise BadInput(f"{path} is cut short, or holds what safe loading refuses") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise BadInput(f"{path} is not a fairseq checkpoint: it holds no model")
+        with explain_damage(path):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        check_contents(state, path)
+        check_weights(state["model"], state["model"])
+    except (RuntimeError, OSError) as error:
+        raise BadInput(f"{path} cannot be averaged: {error}") from error
     return state
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from timm.models import load_state_dict
 from timm.task import ClassificationTask
+from torch import nn
 
+from revcol_nlp.safe_loading import check_weights, is_whole
 from vision.errors import UserError
 from vision.options import FREE
 from vision.sources import check_classes
@@ -19,6 +21,9 @@ from vision.sources import check_classes
 logger = logging.getLogger(__name__)
 
 PATTERN = "*.pth.tar"
+
+# What every checkpoint holds.
+CONTENTS = {"args": Namespace, "data": dict, "progress": dict, "state_dict": dict}
 
 
 @dataclass
@@ -61,14 +66,33 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
+        # torch compares no checksums; a file that is only looked into need not be read for that.
+        if not mmap and not is_whole(path):
+            raise ValueError("damaged")
         with torch.serialization.safe_globals([Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     # Of a torn or foreign file, torch's readers raise almost anything.
     except Exception:
         state = None
-    if not isinstance(state, dict) or not {"args", "data", "progress"} <= state.keys():
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(name), kind) for name, kind in CONTENTS.items()
+    ):
         raise UserError(f"{path} is torn, or is no checkpoint of vision.train")
     return state
+
+
+def load_weights(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
+    """Takes the weights of the checkpoint at ``path`` into ``network``.
+
+    Raises:
+        UserError: if they do not fit, or are no numbers.
+    """
+    try:
+        check_weights(network.state_dict(), weights)
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} does not fit its model: {reason}") from None
 
 
 def read_weights(path: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def validate(argv: Sequence[str]) -> None:
     check_classes(classes, source.classes, args.checkpoint, source.where)
 
     network = model.create(trained, trained.num_classes or len(classes))
-    network.load_state_dict(weights)
+    checkpoints.load_weights(network, weights, args.checkpoint)
     trained.workers = args.workers
     loader = validation_loader(source, trained, network, args.batch_size, process)
     metrics = evaluate(network.to(process.device), loader, process, trained.amp_dtype)
