@@ -105,9 +105,11 @@ def check_contents(state: Any, path: str | Path) -> None:
         and len(weights) > 0
         and all(isinstance(weight, torch.Tensor) for weight in weights.values()),
         "options of a model and a task": isinstance(state.get("args"), argparse.Namespace)
-        or isinstance(cfg, Mapping)
-        and isinstance(cfg.get("model"), options)
-        and isinstance(cfg.get("task", {}), options),
+        or (
+            isinstance(cfg, Mapping)
+            and isinstance(cfg.get("model"), options)
+            and isinstance(cfg.get("task", {}), options)
+        ),
         # In files that are older than fairseq's history and state, these keys stand for them.
         "history of an optimiser": (history is None and "best_loss" in state)
         or (isinstance(history, list) and all(isinstance(entry, Mapping) for entry in history)),

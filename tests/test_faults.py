@@ -117,7 +117,9 @@ def test_an_update_that_is_not_a_number_is_skipped_under_loss_scaling(
 # The disk
 
 
-@pytest.mark.parametrize("file", ["checkpoint_1_4.pt", "checkpoint_last.pt"])
+@pytest.mark.parametrize(
+    "file", ["checkpoint_1_4.pt", pytest.param("checkpoint_last.pt", marks=pytest.mark.slow)]
+)
 def test_fairseq_train_goes_on_after_the_disk_was_full(
     fairseq_train: Callable[..., Ended], tmp_path: Path, file: str
 ) -> None:

@@ -52,10 +52,10 @@ class Training:
 
 @pytest.fixture(scope="module")
 def translation(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """fairseq-train: 3 epochs of 5 updates, a checkpoint each fourth, dropout on."""
+    """fairseq-train: 2 epochs of 5 updates, a checkpoint each fourth, dropout on."""
     return Training(
         *("fairseq-train", toy_data, *TINY_MODEL, *TRAINING, "--encoder-columns", "3"),
-        *("--dropout", "0.1", "--encoder-drop-path", "0.1", "--max-epoch", "3"),
+        *("--dropout", "0.1", "--encoder-drop-path", "0.1", "--max-epoch", "2"),
         *("--save-interval-updates", "4"),
         option="--save-dir",
         folder=tmp_path_factory.mktemp("translation"),
@@ -64,10 +64,11 @@ def translation(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
 
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """vision.train: 3 epochs of 5 updates, a recovery file each second, everything on."""
+    """vision.train: 2 epochs of 5 updates, a recovery file each second, everything on."""
     return Training(
         *("vision.train", make_images(tmp_path_factory.mktemp("images")), *TINY),
         *("--model", "test_revcol_vit", "--model-kwargs", "proj_drop_rate=0.1", *EVERYTHING),
+        *("--epochs", 2),
         option="--output",
         folder=tmp_path_factory.mktemp("vision"),
     )
