@@ -5,38 +5,29 @@ Each fix replaces one function of fairseq by a function that receives the origin
 """
 
 import functools
-import importlib.util
-import itertools
-import math
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
-from fairseq.data.iterators import EpochBatchIterator
-
-
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.models import distributed_fairseq_model
 from fairseq.models.ema.ema import EMA
 from fairseq.modules import checkpoint_activations
 from fairseq.tasks import FairseqTask
-from fairseq.token_generation_constraints import pack_constraints
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, open_dict
-from torch import nn
 
+from .commands import loaded_command
 from .config import PRESETS
 from .fingerprint import DictionaryMismatchError
 from .init_decoder import begin_with_decoder
+from .processes import ddp_on_any_device, join_before_main, join_inside_main
 from .safe_data import item_checked, load_checked
 from .safe_loading import (
     UnusableCheckpointError,
@@ -46,6 +37,7 @@ from .safe_loading import (
     explain_damage,
 )
 from .safe_saving import check_folder, copy_whole, save_from_the_start, save_whole
+from .translating import check_search, leave_bad_lines_blank, set_bad_lines_aside
 
 
 @functools.cache
@@ -60,7 +52,7 @@ def apply() -> None:
     _replace(PathManager, "copy", copy_whole)
     _replace(data_utils, "load_indexed_dataset", load_checked)
     _replace(MMapIndexedDataset, "__getitem__", item_checked)
-    _replace(FairseqTask, "build_generator", _check_search)
+    _replace(FairseqTask, "build_generator", check_search)
     _replace(Trainer, "train_step", _skip_an_overflow_without_gpu)
     _replace(Trainer, "load_checkpoint", _say_what_does_not_fit)
     _replace(Trainer, "load_checkpoint", begin_with_decoder)
@@ -72,17 +64,17 @@ def apply() -> None:
     _replace(EpochBatchIterator, "state_dict", _note_the_processes)
     _replace(EpochBatchIterator, "load_state_dict", _go_on_with_other_processes)
     _replace(data_utils, "batch_by_size", _batch_the_remainder_too)
-    _replace(distributed_utils, "call_main", _join_before_main)
-    _replace(distributed_fairseq_model, "DistributedDataParallel", _ddp_on_any_device)
-    if train := _loaded_command("fairseq_cli.train"):
+    _replace(distributed_utils, "call_main", join_before_main)
+    _replace(distributed_fairseq_model, "DistributedDataParallel", ddp_on_any_device)
+    if train := loaded_command("fairseq_cli.train"):
         _replace(Trainer, "save_checkpoint", _save_early_stopping)
         _replace(Trainer, "load_checkpoint", _load_early_stopping)
-        if _loaded_command("fairseq_cli.hydra_train"):
-            _replace(train, "add_defaults", _join_inside_main)
+        if loaded_command("fairseq_cli.hydra_train"):
+            _replace(train, "add_defaults", join_inside_main)
             _replace(train, "add_defaults", _fill_the_preset)
-    if interactive := _loaded_command("fairseq_cli.interactive"):
-        _replace(interactive, "make_batches", _set_bad_lines_aside)
-        _replace(FairseqTask, "inference_step", _leave_bad_lines_blank)
+    if interactive := loaded_command("fairseq_cli.interactive"):
+        _replace(interactive, "make_batches", set_bad_lines_aside)
+        _replace(FairseqTask, "inference_step", leave_bad_lines_blank)
 
 
 def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
@@ -95,13 +87,6 @@ def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
 
     is_static = isinstance(vars(owner)[name], staticmethod)
     setattr(owner, name, staticmethod(replaced) if is_static else replaced)
-
-
-def _loaded_command(name: str) -> ModuleType | None:
-    """The module of a fairseq command, under whichever name (``python -m``) it was loaded."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    return main if spec is not None and spec.name == name else sys.modules.get(name)
 
 
 # Checkpoints
@@ -216,7 +201,7 @@ def _go_on_with_other_processes(
 def _early_stopping() -> dict[str, Any]:
     # --patience counts in the attributes of a function, which fairseq keeps in no checkpoint: a
     # resumed run would count from zero and end later.
-    return vars(_loaded_command("fairseq_cli.train").should_stop_early)
+    return vars(loaded_command("fairseq_cli.train").should_stop_early)
 
 
 def _save_early_stopping(
@@ -256,22 +241,6 @@ def _recompute_under_autocast(
     return original(as_it_ran, offload_to_cpu, *args, **kwargs)
 
 
-# Translating
-
-
-def _check_search(original: Callable, self: FairseqTask, models: Any, args: Any, *rest, **kwargs):
-    """Raises ValueError for what makes no search."""
-    for name in ("beam", "nbest"):
-        if getattr(args, name, 1) < 1:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be at least 1, got {getattr(args, name)}")
-    for name in ("lenpen", "temperature", "max_len_a"):
-        if not math.isfinite(getattr(args, name, 1)):
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be finite, got {getattr(args, name)}")
-    return original(self, models, args, *rest, **kwargs)
-
-
 # Half precision
 
 
@@ -289,43 +258,7 @@ def _skip_an_overflow_without_gpu(
         return None
 
 
-# Several processes
-
-
-def _join_before_main(original: Callable, cfg: DictConfig, main: Callable, **kwargs: Any) -> Any:
-    """Raises ValueError where fairseq would start one process per GPU and there is no GPU."""
-    if cfg.common.bf16 and importlib.util.find_spec("torch_xla") is None:
-        # --bf16 asks for a TPU as well, in each part of the configuration that has one.
-        for part in cfg.values():
-            if isinstance(part, DictConfig) and "tpu" in part:
-                part.tpu = False
-    if main is getattr(_loaded_command("fairseq_cli.train"), "main", None):
-        _check_ddp_backend(cfg)
-        _join_torchrun(cfg)
-    distributed = cfg.distributed_training
-    if (
-        distributed.distributed_init_method is not None
-        and not distributed.distributed_no_spawn
-        and not cfg.common.tpu
-        and torch.cuda.device_count() == 0
-    ):
-        # fairseq starts no process, trains nothing and exits with success.
-        raise ValueError(
-            "--distributed-init-method starts one process per GPU, and there is no GPU: start the "
-            "processes with torchrun and leave the option out, or add --distributed-no-spawn"
-        )
-    return original(cfg, main, **kwargs)
-
-
-def _join_inside_main(original: Callable, cfg: DictConfig) -> None:
-    # fairseq-hydra-train imports the plugin only inside of its main, past _join_before_main. This
-    # is the first function that main hands the whole configuration.
-    original(cfg)
-    _check_ddp_backend(cfg)
-    if not torch.distributed.is_initialized() and _join_torchrun(cfg):
-        if not _on_cpu(cfg):
-            torch.cuda.set_device(cfg.distributed_training.device_id)
-        distributed_utils.distributed_init(cfg)
+# fairseq-hydra-train
 
 
 def _fill_the_preset(original: Callable, cfg: DictConfig) -> None:
@@ -337,114 +270,3 @@ def _fill_the_preset(original: Callable, cfg: DictConfig) -> None:
             for name, value in preset.items():
                 cfg.model.setdefault(name, value)
     original(cfg)
-
-
-def _check_ddp_backend(cfg: DictConfig) -> None:
-    """Raises ValueError for one that cannot work."""
-    # fairseq asks for fairscale, which then fails without a word about the CPU.
-    backend = cfg.distributed_training.ddp_backend
-    if _on_cpu(cfg) and backend in ("fully_sharded", "slowmo"):
-        raise ValueError(
-            f"--ddp-backend {backend} needs a GPU (and fairscale): on the CPU take pytorch_ddp, "
-            "the default, or legacy_ddp"
-        )
-
-
-def _join_torchrun(cfg: DictConfig) -> bool:
-    """Make this process one of those that torchrun started; False where it did not start several.
-
-    fairseq looks for torchrun only where it sees more than one GPU. Elsewhere each process
-    silently trains a model of its own, all in one folder.
-    """
-    distributed = cfg.distributed_training
-    started_by_torchrun = {"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK"} <= os.environ.keys()
-    if (
-        not started_by_torchrun
-        or int(os.environ.get("WORLD_SIZE", 1)) == 1
-        or distributed.distributed_init_method is not None
-        or distributed.pipeline_model_parallel
-        or cfg.common.tpu
-    ):
-        return False
-    distributed.distributed_init_method = "env://"
-    distributed.distributed_world_size = int(os.environ["WORLD_SIZE"])
-    distributed.distributed_rank = int(os.environ["RANK"])
-    distributed.device_id = int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count())
-    distributed.distributed_no_spawn = True
-    if _on_cpu(cfg):
-        distributed.distributed_backend = "gloo"
-    return True
-
-
-def _on_cpu(cfg: DictConfig) -> bool:
-    return cfg.common.cpu or not torch.cuda.is_available()
-
-
-def _ddp_on_any_device(
-    original: Callable, module: nn.Module, device_ids: Any, output_device: Any, **kwargs: Any
-) -> nn.Module:
-    # --ddp-backend pytorch_ddp, the default, names a GPU even with --cpu.
-    if next(module.parameters()).device.type == "cpu":
-        device_ids = output_device = None
-    with warnings.catch_warnings():  # of an option that fairseq names, in the name of this file
-        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        return original(module, device_ids=device_ids, output_device=output_device, **kwargs)
-
-
-# fairseq-interactive
-
-_line_ids = itertools.count()  # over all buffers of the run, as fairseq-interactive counts
-
-
-def _set_bad_lines_aside(
-    original: Callable,
-    lines: list[str],
-    cfg: DictConfig,
-    task: FairseqTask,
-    max_positions: Any,
-    encode_fn: Callable[[str], str],
-) -> Iterator[Any]:
-    """Yield the batches of the lines that can be translated, then each other one by itself.
-
-    An over-long line ends the whole run, and an empty one is translated into whatever the model
-    makes of nothing. Here each gets an empty translation of score -inf, so that there is one
-    translation per line, in order, and a sentence on stderr, since the translations go to stdout.
-    """
-    if type(task).inference_step is not FairseqTask.inference_step:
-        yield from original(lines, cfg, task, max_positions, encode_fn)
-        return
-    ids = list(itertools.islice(_line_ids, len(lines)))
-    encode = functools.cache(encode_fn)  # each line is encoded twice
-    constrained = bool(cfg.generation.constraints)
-    sources = [line.split("\t")[0] for line in lines] if constrained else lines
-    tokens, lengths = task.get_interactive_tokens_and_lengths(sources, encode)
-    longest = longest_source(max_positions, cfg.dataset.max_tokens)
-    good = [i for i, length in enumerate(lengths) if 1 < length <= longest]  # 1: end of sentence
-    if good:
-        for batch in original([lines[i] for i in good], cfg, task, max_positions, encode):
-            yield batch._replace(ids=torch.tensor(good)[batch.ids])
-    for i in sorted(set(range(len(lines))) - set(good)):
-        fault = "is empty" if lengths[i] == 1 else f"has {lengths[i]} tokens, over {longest:g}"
-        print(f"line {ids[i] + 1} {fault}: its translation H-{ids[i]} is empty", file=sys.stderr)
-        yield SimpleNamespace(
-            ids=torch.tensor([i]),
-            src_tokens=tokens[i].unsqueeze(0),
-            src_lengths=torch.tensor([0]),  # tells _leave_bad_lines_blank
-            constraints=pack_constraints([[]]) if constrained else None,
-        )
-
-
-def longest_source(max_positions: Any, max_tokens: int | None) -> float:
-    """``max_positions`` is a number, or a pair of numbers for source and target, or None."""
-    source = max_positions[0] if isinstance(max_positions, Sequence) else max_positions
-    return min(limit for limit in (source, max_tokens, math.inf) if limit is not None)
-
-
-def _leave_bad_lines_blank(
-    original: Callable, self: FairseqTask, generator: Any, models: Any, sample: Any, **kwargs: Any
-) -> list[list[dict[str, Any]]]:
-    if sample["net_input"]["src_lengths"].any():
-        return original(self, generator, models, sample, **kwargs)
-    nothing = torch.empty(0)
-    blank = {"tokens": nothing, "score": -math.inf, "alignment": [], "positional_scores": nothing}
-    return [[blank]]

@@ -114,7 +114,7 @@ def translate(
     """
     from fairseq import utils
 
-    from revcol_nlp.fairseq_fixes import longest_source
+    from revcol_nlp.translating import longest_source
 
     longest = int(longest_source(hub.max_positions, hub.cfg.dataset.max_tokens))
     lines = enumerate(read_lines(files, BYTES_PER_TOKEN * longest), start=1)

@@ -28,12 +28,16 @@ TRAINING = (
     *("--max-tokens", "400", "--num-workers", "0", "--seed", "7", "--no-progress-bar", "--cpu"),
 )
 
-COMMANDS = [
-    f"fairseq_cli.{name}" for name in ("train", "hydra_train", "generate", "preprocess")
-] + ["fairseq_cli.interactive", "fairseq_cli.validate"]
-
+# What takes seconds to import, once for all processes that tests fork; the plugin is not among it,
+# nor what would import a part of it, so that each fairseq command loads it as for a user.
 forking = multiprocessing.get_context("forkserver")
-forking.set_forkserver_preload(COMMANDS)
+forking.set_forkserver_preload(
+    [
+        *("fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq_cli.generate"),
+        *("fairseq_cli.preprocess", "fairseq_cli.interactive", "fairseq_cli.validate"),
+        *("timm.data", "timm.task", "torch.distributed.fsdp"),
+    ]
+)
 
 RunFairseq = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -7,27 +7,18 @@ killed, can run out of anything and can change what it likes.
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
+import importlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.conftest import forking
 from tests.scripts import load_script
 
 # No test waits for a limit; it ends a command that hangs.
 SECONDS = 120
-
-_context = multiprocessing.get_context("forkserver")
-# The plugin after the commands, which it looks for; before vision, whose import of the columns
-# would be taken for that of the plugin.
-_context.set_forkserver_preload(
-    [
-        *("fairseq_cli.train", "fairseq_cli.generate", "revcol_nlp.models"),
-        *("vision.train", "vision.validate", "tests.forked"),
-    ]
-)
 
 
 class Ended(NamedTuple):
@@ -59,7 +50,7 @@ class Forked:
         prepare: Callable[[], None] | None = None,
     ):
         self._output = folder / "output"
-        self.process = _context.Process(
+        self.process = forking.Process(
             target=_run, args=(command, [*map(str, args)], prepare, self._output)
         )
         self.process.start()
@@ -94,12 +85,14 @@ def _run(command: str, args: list[str], prepare: Callable[[], None] | None, outp
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     faulthandler.enable(file=2)
+    # Before vision, whose import of the columns would be taken for that of the plugin.
+    importlib.import_module("revcol_nlp.models")
     sys.argv = [command, *args]
     if prepare is not None:
         prepare()
     package, _, name = command.replace("-", ".").partition(".")
     if package == "fairseq":
-        sys.exit(sys.modules[f"fairseq_cli.{name}"].cli_main())
+        sys.exit(importlib.import_module(f"fairseq_cli.{name}").cli_main())
     if package == "vision":
-        sys.exit(sys.modules[command].main())
+        sys.exit(importlib.import_module(command).main())
     sys.exit(load_script(command).main())

@@ -11,11 +11,7 @@ import torch
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessException
 
-# Imported once, by the process that all others are forked from: each takes seconds. That process
-# has never run a backward pass, after which torch cannot be forked where there is a GPU.
-multiprocessing.set_forkserver_preload(
-    ["fairseq_cli.train", "vision.train", "torch.distributed.fsdp"]
-)
+import tests.conftest  # noqa: F401 (says what the fork server imports)
 
 
 def run(world: int, function: Callable[..., Any], *args: object) -> list[Any]:
