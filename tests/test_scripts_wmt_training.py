@@ -221,9 +221,12 @@ TINY = {
     ]
     + ["+model.decoder_layers=1"],
     "transformer-big": [
-        f"model.{side}.{name}"
+        f"{plus}model.{side}.{name}"
         for side in ("encoder", "decoder")
-        for name in ("embed_dim=32", "ffn_embed_dim=64", "attention_heads=4", "+layers=1")
+        for plus, name in (
+            *(("", "embed_dim=32"), ("", "ffn_embed_dim=64")),
+            *(("", "attention_heads=4"), ("+", "layers=1")),
+        )
     ],
 }
 
