@@ -22,6 +22,7 @@
 # valid/ and test/ with the average's translations and scores.json.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$ROOT/scripts/training.sh"
 
 arch=revcol_transformer_tiny data=$ROOT/runs/multi30k/en-de/bin out='' averaged=10
 max_update=8000 seed=1 update_freq=2 eval_bleu=() extra=()
@@ -106,20 +107,7 @@ else
   printf '%s\n' "$max_update" >"$out/finished"
 fi
 
-there=$(find "$checkpoints" -regex '.*/checkpoint[0-9]+\.pt' | wc -l)
-if [[ $there -eq 0 ]]; then
-  say "no epoch was finished, so there is nothing to average: evaluating checkpoint_last.pt"
-  result=$last
-else
-  if [[ $there -lt $averaged ]]; then
-    say "averaging the $there epoch checkpoints there are, where the recipe averages $averaged"
-    averaged=$there
-  fi
-  result=$checkpoints/checkpoint_average.pt
-  "$PY" "$ROOT/scripts/average_checkpoints.py" --inputs "$checkpoints" \
-    --num-epoch-checkpoints "$averaged" --output "$result"
-fi
-
+result=$(average_last "$checkpoints" epoch "$averaged")
 for split in valid test; do
   reference=$(dirname "$data")/text/$split.raw.${pair#*-}
   scoring=(--data "$data" --checkpoint "$result" --subset "$split" --beam 5 --out "$out/$split")

@@ -9,7 +9,7 @@ average_last() {
   [[ $kind != update ]] || name='checkpoint_[0-9]+_[0-9]+\.pt'
   there=$(find "$folder" -regex ".*/$name" | wc -l)
   if [[ $there -eq 0 ]]; then
-    say "there is no ${kind}'s checkpoint, so nothing to average: taking checkpoint_last.pt"
+    say "no $kind was finished, so there is nothing to average: taking checkpoint_last.pt"
     echo "$folder/checkpoint_last.pt"
     return
   fi
