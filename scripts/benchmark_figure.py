@@ -30,7 +30,8 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
     peaks = [sum(row["peak"].values()) / 2**20 for row in rows]
     held.plot(peaks, places, "k|", markersize=12, label="peak")
     held.set_xlabel("MiB held for the backward pass, and the peak")
-    held.legend(loc="lower right")
+    figure.legend(loc="outside upper left", ncols=len(COLOURS))
+    held.set_ylim(-0.6, len(rows) - 0.4)
     held.set_yticks(places, names)
     held.invert_yaxis()
     batch.barh(places, [row["largest_batch"] for row in rows], color="#228833")

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 import vision  # noqa: F401 (registers the models)
 from revcol_nlp.criterion import CHUNK_TOKENS
 from revcol_nlp.criterion import NAME as CHUNKED
+from revcol_nlp.revcol import KEEP_COLUMNS
 
 VISION_MODELS = [
     *("vit_small_patch16_224", "revcol_vit_small_patch16_224"),
@@ -92,7 +93,11 @@ def sentence_batches(
 
 
 def translation_variants(args: argparse.Namespace, task: TranslationTask) -> list[Variant]:
-    """Both models, with and without everything that saves memory; the first is fairseq's plain."""
+    """Both models, with and without everything that saves memory; the first is fairseq's plain.
+
+    Checkpointed are all of fairseq's layers, which in a RevCol-Transformer are the decoder's. Its
+    encoder is plain, or reversible with the last column or none kept.
+    """
     criteria = {"ordinary": "label_smoothed_cross_entropy", "chunked": CHUNKED}
     variants = []
     for arch in (args.beside, args.arch):
@@ -101,7 +106,7 @@ def translation_variants(args: argparse.Namespace, task: TranslationTask) -> lis
         layers = [*model.decoder.layers, *model.encoder.layers]
 
         def prepare(
-            reversible: bool,
+            encoder: str,
             checkpointed: bool,
             model: nn.Module = model,
             revcol: nn.Module | None = revcol,
@@ -111,23 +116,24 @@ def translation_variants(args: argparse.Namespace, task: TranslationTask) -> lis
             for layer in layers if checkpointed else []:
                 checkpoint_wrapper(layer)  # as --checkpoint-activations does
             if revcol is not None:
-                revcol.reversible = reversible
+                revcol.reversible = encoder != "plain"
+                revcol.keep_columns = 0 if encoder == "none kept" else KEEP_COLUMNS
 
-        modes = [False] if revcol is None else [True, False]
-        for reversible, checkpointed, name in product(modes, (False, True), criteria):
+        modes = ["plain"] if revcol is None else ["reversible", "none kept", "plain"]
+        for encoder, checkpointed, name in product(modes, (False, True), criteria):
             options = {"chunk_tokens": args.chunk_tokens} if name == "chunked" else {}
             criterion = CRITERION_REGISTRY[criteria[name]](task, False, 0.1, **options)
             labels = {
                 "model": arch,
-                "encoder": "reversible" if reversible else "plain",
-                "checkpointing": "yes" if checkpointed else "no",
+                "encoder": encoder,
+                "layers": "checkpointed" if checkpointed else "kept",
                 "criterion": name,
             }
             variants.append(
                 Variant(
                     labels,
                     model,
-                    partial(prepare, reversible, checkpointed),
+                    partial(prepare, encoder, checkpointed),
                     lambda sample, model=model, criterion=criterion: criterion(model, sample)[0],
                     {
                         "encoder": model.encoder,
