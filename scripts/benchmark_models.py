@@ -11,6 +11,7 @@ All models and variants run in one process, on the same batches, in turn. Bytes 
 parameters, gradients and what the optimizer keeps. They do not depend on values, so that the
 larger batch of --counted is counted without computing matrix products, and half of it too; the
 largest batch in --memory follows from the two, at 16 bytes per parameter (float32, gradient, Adam).
+It is too large where a small --counted has its peak in another place of the step than a large one.
 """
 
 from __future__ import annotations
