@@ -370,7 +370,9 @@ def test_options_of_vision(number: int) -> None:
             assert option.strip("-")[:3] in found or "unrecognized arguments" in found
             return
         name = option.strip("-").replace("-", "_")
-        others = (Namespace(**{**vars(args), name: None}) for args in (found, before))
+        others = (
+            Namespace(**{**vars(args), name: None, "output": None}) for args in (found, before)
+        )
         assert len(set(map(repr, others))) == 1
         value = getattr(found, name)
         assert not isinstance(value, float) or math.isfinite(value)
