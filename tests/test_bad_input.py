@@ -210,8 +210,11 @@ def test_binarised_corpora(checkpoint: Path, toy_data: Path, tmp_path: Path, num
             damage = ("cut off", damage[1])
         file.write_bytes(damaged(original.read_bytes(), damage))
         found = outcome(lambda: pairs(data))
-        assert isinstance(found, Refusal) or found == right, found
         shutil.copy(original, file)
+        if isinstance(found, Refusal):
+            assert "make them again with fairseq-preprocess" in found
+        else:
+            assert found == right
 
     try_all(number, check, suffix=st.sampled_from(suffixes), damage=FILE_DAMAGES)
 
@@ -236,7 +239,7 @@ INTEGERS = (
     *("--encoder-columns", "--encoder-keep-columns", "--encoder-embed-dim", "--decoder-layers"),
     *("--encoder-ffn-embed-dim", "--encoder-attention-heads", "--decoder-embed-dim"),
     *("--decoder-ffn-embed-dim", "--decoder-attention-heads", "--max-source-positions"),
-    *("--max-target-positions", "--encoder-layers", "--max-tokens", "--update-freq"),
+    *("--max-target-positions", "--encoder-layers", "--max-tokens"),
 )
 NUMBERS = (
     *("--dropout", "--attention-dropout", "--activation-dropout", "--encoder-drop-path"),
@@ -250,6 +253,12 @@ OPTIONS = st.one_of(
     st.tuples(st.sampled_from(WORDS), st.sampled_from(VALUES + BLOCKS)),
     st.tuples(st.sampled_from(["--encoder-colums", "--columns", "--no-reversible"]), st.just("2")),
 )
+
+
+def named(option: str, sentence: str) -> bool:
+    """As on the command line, or in the words of the columns, which know of no command line."""
+    word = option.strip("-").removeprefix("encoder-").replace("-", "_")
+    return option in sentence or word in sentence or "unrecognized arguments" in sentence
 
 
 @examples(few=12, many=60)
@@ -266,7 +275,10 @@ def test_options_of_the_model(toy_data: Path, number: int) -> None:
 
     def check(option: tuple[str, str]) -> None:
         found = outcome(lambda: build(option))
-        assert isinstance(found, Refusal) or found.isfinite().all()
+        if isinstance(found, Refusal):
+            assert named(option[0], found), found
+        else:
+            assert found.isfinite().all()
 
     try_all(number, check, option=OPTIONS)
 
