@@ -27,7 +27,7 @@ LevelKwargs = Mapping[str, Any]
 class State(NamedTuple):
     """A column state ``x[i][l]``: the exact value is carried on, ``F`` reads the rounded one."""
 
-    exact: Tensor
+    exact: Tensor | None
     rounded: Tensor
 
 
@@ -81,6 +81,7 @@ class Column(nn.Module):
         level_kwargs: Sequence[LevelKwargs],
         state_dtype: torch.dtype,
         run: Callable[..., Any] | None = None,
+        is_last: bool = False,
     ) -> list[State]:
         """Paper Eq. 3, under ordinary autograd::
 
@@ -96,6 +97,7 @@ class Column(nn.Module):
             state_dtype: dtype of the exact states.
             run: called as ``run(column, stem, previous)`` in the place of all this, by
                 ``reversible.py``.
+            is_last: no column follows, so exact states are not kept.
         """
         if run is not None:
             return run(self, stem, previous)
@@ -105,7 +107,8 @@ class Column(nn.Module):
             below, above = level_inputs(index, stem, states, previous)
             y = level.residual(below, above, **level_kwargs[index])
             last = None if previous is None else previous[index].exact
-            states.append(advance(y, level.scale(), last, state_dtype, level.channel_dim))
+            x = combine(y, level.scale(), last, state_dtype)
+            states.append(guarded(x, level.channel_dim, carried=not is_last))
         return states
 
     def states(self, exact: Sequence[Tensor]) -> list[State]:
@@ -136,18 +139,21 @@ def level_inputs(
     return below, previous[index + 1].rounded.to(stem.dtype)
 
 
-def advance(
-    y: Tensor, scale: Tensor | None, last: Tensor | None, state_dtype: torch.dtype, channel_dim: int
-) -> State:
-    """The state ``x = y + gamma * last``; in the first column there is no ``last``."""
+def combine(
+    y: Tensor, scale: Tensor | None, last: Tensor | None, state_dtype: torch.dtype
+) -> Tensor:
+    """``y + gamma * last``; in the first column there is no ``last``."""
     x = y.to(state_dtype)
-    if last is not None:
-        x = torch.addcmul(x, scale.to(state_dtype), last)
-    return guarded(x, channel_dim)
+    if last is None:
+        return x
+    scale = scale.to(state_dtype)
+    # In place where x is a copy: the peak of the last column's forward pass is here.
+    return torch.addcmul(x, scale, last) if x is y else x.addcmul_(scale, last)
 
 
 def invert(state: State, y: Tensor, scale: Tensor, channel_dim: int) -> State:
-    """The previous column's state ``(x - y) / gamma``: `advance` undone, without gradient."""
+    """The previous column's state ``(x - y) / gamma``: `combine` and `guarded` undone, without
+    gradient."""
     # Operands are cast first: torch is slow where their dtypes differ.
     x, y = state.rounded.to(state.exact.dtype), y.to(state.exact.dtype)
     x = torch.lerp(x, state.exact, 1 / (1 - GUARD))
@@ -161,10 +167,10 @@ def rounded(exact: Tensor, channel_dim: int) -> State:
     value = nearest(exact.detach(), channel_dim)
     if not exact.requires_grad:
         return State(exact, value.float())
-    return State(exact, exact + value.sub_(exact.detach()))
+    return State(exact, value.sub_(exact.detach()).add_(exact))
 
 
-def guarded(x: Tensor, channel_dim: int) -> State:
+def guarded(x: Tensor, channel_dim: int, carried: bool = True) -> State:
     """Split ``x`` into what the next column carries on and what ``F`` reads.
 
     Inverting a column gives back its states only up to float64 rounding. If ``F`` read them as
@@ -174,16 +180,18 @@ def guarded(x: Tensor, channel_dim: int) -> State:
     rebuilt a little off is then still in its cell, and ``F`` sees bit for bit what it saw before.
     The move is below the resolution of ``F``, has gradient 1, and `invert` undoes it.
 
-    States that are no finer than ``F``'s inputs (not float64) are passed through.
+    States that are no finer than ``F``'s inputs (not float64) are passed through. Where no column
+    follows (not ``carried``) there is no exact state.
     """
     if x.dtype != torch.float64:
         return State(x, x)
     value = nearest(x.detach(), channel_dim)
     if not x.requires_grad:
-        return State(torch.lerp(x, value, GUARD), value.float())
+        return State(torch.lerp(x, value, GUARD) if carried else None, value.float())
     # With gradient it stays float64, for the gradients of its readers to add up in float64.
     to_nearest = value.sub_(x.detach())
-    return State(torch.add(x, to_nearest, alpha=GUARD), x + to_nearest)
+    exact = torch.add(x, to_nearest, alpha=GUARD) if carried else None
+    return State(exact, to_nearest.add_(x))
 
 
 def nearest(x: Tensor, channel_dim: int) -> Tensor:

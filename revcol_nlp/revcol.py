@@ -109,7 +109,8 @@ class RevCol(nn.Module):
             kept = run_reversible(columns, stem, level_kwargs, keyframes)
             states = kept[start - 1]
         for index in range(start, count):
-            states = self.columns[index](stem, states, level_kwargs, state_dtype)
+            is_last = index == count - 1
+            states = self.columns[index](stem, states, level_kwargs, state_dtype, is_last=is_last)
             if index in wanted:
                 kept[index] = states
         return {index: [state.rounded.to(stem.dtype) for state in kept[index]] for index in wanted}

@@ -24,8 +24,9 @@ from .column import (
     Column,
     LevelKwargs,
     State,
-    advance,
     check_state_dtype,
+    combine,
+    guarded,
     invert,
     level_inputs,
 )
@@ -181,7 +182,7 @@ class _ReversibleColumn(Function):
             drew = not all(map(torch.equal, rng_before, rng_state))
             ctx.rng_states.append(rng_before if drew else None)
             last = previous[index].exact if previous else None
-            states.append(advance(y, level.scale(), last, STATE_DTYPE, level.channel_dim))
+            states.append(guarded(combine(y, level.scale(), last, STATE_DTYPE), level.channel_dim))
         step.chain.states = states
         exact = tuple(state.exact for state in states)
         # What F reads besides is saved only for autograd's check that nothing changed it meanwhile.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from revcol_nlp import reversible
-from revcol_nlp.column import Column, State, advance, level_inputs
+from revcol_nlp.column import Column, State, combine, level_inputs
 from revcol_nlp.layers import IsotropicConfig, isotropic_columns
 from revcol_nlp.revcol import RevCol
 
@@ -68,7 +68,8 @@ def _column(column: Column, run_level: Run, stem: Tensor, *exact: Tensor) -> tup
     for index, level in enumerate(column.levels):
         y = run_level(level.residual, *level_inputs(index, stem, states, previous))
         last = exact[index] if exact else None
-        states.append(advance(y, level.scale(), last, torch.float32, level.channel_dim))
+        x = combine(y, level.scale(), last, torch.float32)
+        states.append(State(x, x))
     return tuple(state.exact for state in states)
 
 
