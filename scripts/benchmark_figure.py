@@ -57,6 +57,7 @@ def draw_lines(x: str, y: str, lines: dict[str, list[tuple[float, float]]], path
         axes.plot(*zip(*points, strict=True), marker=marker, label=name)
     axes.set(xlabel=x, title=y, xscale="log", yscale="log")
     ticks = sorted({point[0] for points in lines.values() for point in points})
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

@@ -27,7 +27,7 @@ def bleu(output: str) -> float:
 
 
 def test_quickstart_goes_from_nothing_to_scored_translations_and_reuses_what_is_there(tmp_path):
-    small = ("--out", tmp_path, "--train", 2400, "--max-update")
+    small = ("--out", tmp_path, "--train", 480, "--max-update")
     first = quickstart(*small, 2)
     assert bleu(first.stdout) < 20
     assert re.search(r"^BLEU = \d", first.stdout, re.M), "the dictionary's BLEU"
