@@ -122,15 +122,16 @@ else
     launcher+=(--standalone)
   fi
 fi
+# Hydra takes a path as it is only where it is quoted.
+path() { printf "%s='%s'" "$1" "$(realpath "$2")"; }
 name=${model/-/_}_${pair/-/_}
 recipe=(--config-dir "$ROOT/scripts/table10" --config-name "$name"
-  hydra.run.dir="$out/hydra" hydra.job.chdir=false
-  common.user_dir="$ROOT/revcol_nlp" task.data="$(realpath "$data")"
+  "$(path hydra.run.dir "$out/hydra")" hydra.job.chdir=false
+  "$(path common.user_dir "$ROOT/revcol_nlp")" "$(path task.data "$data")"
   dataset.max_tokens="$limit" optimization.update_freq=["$((share / limit))"]
-  optimization.max_update="$max_update"
-  checkpoint.save_dir="$(realpath "$out/checkpoints")"
-  common.log_file="$(realpath "$out")/train.log"
-  common.tensorboard_logdir="$(realpath "$out")/tensorboard" "${device[@]}" "${overrides[@]}")
+  optimization.max_update="$max_update" "$(path checkpoint.save_dir "$out/checkpoints")"
+  "$(path common.log_file "$out/train.log")" "$(path common.tensorboard_logdir "$out/tensorboard")"
+  "${device[@]}" "${overrides[@]}")
 
 if [[ -e $out/finished && $(<"$out/finished") -ge $max_update ]]; then
   say "$out: trained already"

@@ -279,12 +279,12 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
     sample_mirror(tmp_path / "mirror", language)
     done = run(
         *(prepare, "--mirror", tmp_path / "mirror", "--archives", tmp_path / "archives.txt"),
-        *("--out", tmp_path / "data", "--workers", 2, "--merges", 1000),
+        *("--out", tmp_path / "da ta", "--workers", 2, "--merges", 1000),
     )
     assert done.returncode == 0, done.stderr
     for model, overrides in TINY.items():
         done = run(
-            *("train_wmt.sh", pair, model, "--data", tmp_path / "data/bin", "--devices", 2),
+            *("train_wmt.sh", pair, model, "--data", tmp_path / "da ta/bin", "--devices", 2),
             *("--max-tokens", 4000, "--max-update", 3, "--", "checkpoint.save_interval_updates=1"),
             *("common.log_interval=1", *overrides),
         )
@@ -292,7 +292,7 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
         tokens = STEPS[pair][0]
         assert f"{tokens} tokens a step: 2 devices x 3584 tokens x {tokens // 7168}" in done.stderr
         assert re.search(r"1 updates remain: \d", done.stdout)
-        out = tmp_path / "data" / model
+        out = tmp_path / "da ta" / model
         checkpoints = {path.name for path in (out / "checkpoints").iterdir()}
         assert {"checkpoint_1_1.pt", "checkpoint_1_3.pt", "checkpoint_average.pt"} <= checkpoints
         assert list((out / "tensorboard").rglob("events*"))
@@ -302,7 +302,7 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
         assert 0 < last < first
         scores = json.loads((out / "test/scores.json").read_text())
         assert scores["beam"] == 4 and scores["lenpen"] == 0.6
-    names = [f"{model}={tmp_path / 'data' / model / 'test'}" for model in TINY]
+    names = [f"{model}={tmp_path / 'da ta' / model / 'test'}" for model in TINY]
     done = run("compare.py", *names)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
