@@ -178,17 +178,29 @@ def _resume_with_the_same_batches(
 
 
 def _note_the_processes(original: Callable, self: EpochBatchIterator) -> dict[str, Any]:
-    return {**original(self), "num_shards": self.num_shards}
+    return {**original(self), "num_shards": self.num_shards, "batches": _batches(self)}
+
+
+def _batches(iterator: EpochBatchIterator) -> int | None:
+    # Made anew for each epoch, they are not those that the checkpoint is about.
+    return None if callable(iterator.batch_sampler) else len(iterator.frozen_batches)
 
 
 def _go_on_with_other_processes(
     original: Callable, self: EpochBatchIterator, state: dict[str, Any]
 ) -> None:
-    """Raises ValueError where the number of processes cannot go on from the place in the epoch."""
-    # The place is counted in the batches of one process: another number of processes would see
-    # batches again, or leave some out.
+    """Raises ValueError where what is left cannot go on from the place in the epoch."""
+    # The place is counted in the batches of one process: with other batches, or another number of
+    # processes, sentences would be seen again or left out.
     processes = state.get("num_shards", self.num_shards)
     batches = state.get("iterations_in_epoch", 0) * processes
+    before, now = state.get("batches"), _batches(self)
+    if batches and None not in (before, now) and before != now:
+        raise ValueError(
+            f"the checkpoint was saved in the middle of epoch {state['epoch']} of {before} "
+            f"batches, of which there are {now} now: go on with the --max-tokens, --batch-size and "
+            "data it had, or begin the epoch anew with --reset-dataloader"
+        )
     if batches % self.num_shards:
         raise ValueError(
             f"the checkpoint was saved by {processes} processes after {batches} batches of epoch "

@@ -254,11 +254,12 @@ class _ReversibleColumn(Function):
                     grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
             read = _trainable(level.residual)
             parameters = [p for p in read if id(p) in grads]
-            found = _differentiate(y, grad, [below, above, *parameters])
-            del y
+            inputs = [below, above, *parameters]
+            found = _differentiate(y, grad, inputs)
             none_found = parameters and not any(id(p) in found for p in parameters)
-            if none_found or not own.issuperset(map(id, read)):
+            if not own.issuperset(map(id, read)) or (none_found and _reads_others(y, inputs)):
                 raise RuntimeError(_HIDDEN_PARAMETERS)
+            del y
             for p in parameters:
                 grads[id(p)] = _sum(grads[id(p)], found.get(id(p)))
             if index > 0:
@@ -279,6 +280,22 @@ def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> 
     # Returned, never accumulated into .grad: what calls us sees one ordinary autograd node.
     found = torch.autograd.grad(y, inputs, grad.to(y.dtype), allow_unused=True)
     return {id(x): value for x, value in zip(inputs, found, strict=True) if value is not None}
+
+
+def _reads_others(y: Tensor, inputs: Sequence[Tensor | None]) -> bool:
+    """Whether ``y`` has a gradient with respect to a leaf that is none of ``inputs``."""
+    known = set(map(id, inputs))
+    nodes, seen = [y.grad_fn], {None}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def _trainable(module: nn.Module) -> list[Tensor]:

@@ -14,6 +14,7 @@ from fairseq.data import Dictionary, FairseqDataset, indexed_dataset
 
 INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
 MMAP_MAGIC = b"MMIDIDX\x00\x00"
+SLICE = 1 << 20  # sentences of an index that are in memory at once
 OTHER_MAGICS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00\x00")  # fairseq's older formats
 
 
@@ -66,10 +67,11 @@ def check_files(index: Path, data: Path) -> None:
     """
     if not (index.is_file() and data.is_file()):
         return  # fairseq says what is missing
-    content = index.read_bytes()
-    if content.startswith(OTHER_MAGICS):
+    with index.open("rb") as file:
+        header = file.read(INDEX_HEADER.size)
+    if header.startswith(OTHER_MAGICS):
         return
-    fault = _fault(content, data.stat().st_size)
+    fault = _fault(index, header, data.stat().st_size)
     if fault is not None:
         raise DamagedDataError(
             f"{index.with_suffix('')}.idx and .bin do not fit each other ({fault}): a file is cut "
@@ -77,21 +79,29 @@ def check_files(index: Path, data: Path) -> None:
         )
 
 
-def _fault(index: bytes, data_size: int) -> str | None:
-    if not index.startswith(MMAP_MAGIC) or len(index) < INDEX_HEADER.size:
+def _fault(index: Path, header: bytes, data_size: int) -> str | None:
+    if not header.startswith(MMAP_MAGIC) or len(header) < INDEX_HEADER.size:
         return "the index is none of fairseq-preprocess's"
-    _, version, code, count = INDEX_HEADER.unpack_from(index)
+    _, version, code, count = INDEX_HEADER.unpack(header)
     if version != 1 or code not in indexed_dataset._code_to_dtype:
         return "the index is none of fairseq-preprocess's"
-    expected = INDEX_HEADER.size + count * (4 + 8)
-    if len(index) != expected:
-        return f"an index of {count} sentences has {expected} bytes, and this one {len(index)}"
-    sizes = np.frombuffer(index, np.int32, count, INDEX_HEADER.size).astype(np.int64)
-    starts = np.frombuffer(index, np.int64, count, INDEX_HEADER.size + 4 * count)
-    ends = np.cumsum(sizes) * np.dtype(indexed_dataset._code_to_dtype[code]).itemsize
-    if (sizes < 0).any() or not np.array_equal(starts, np.concatenate([[0], ends[:-1]])[:count]):
-        return "sentences do not follow each other"
-    wanted = int(ends[-1]) if count else 0
-    if data_size != wanted:
-        return f"the data should have {wanted} bytes, and has {data_size}"
+    expected, found = INDEX_HEADER.size + count * (4 + 8), index.stat().st_size
+    if found != expected:
+        return f"an index of {count} sentences has {expected} bytes, and this one {found}"
+    if count == 0:
+        return None if data_size == 0 else f"the data should have 0 bytes, and has {data_size}"
+    sizes = np.memmap(index, np.int32, "r", INDEX_HEADER.size, count)
+    starts = np.memmap(index, np.int64, "r", INDEX_HEADER.size + 4 * count, count)
+    width = np.dtype(indexed_dataset._code_to_dtype[code]).itemsize
+    end = 0
+    for first in range(0, count, SLICE):
+        part = slice(first, first + SLICE)
+        ends = end + np.cumsum(sizes[part], dtype=np.int64) * width
+        if (sizes[part] < 0).any() or not (
+            starts[first] == end and np.array_equal(starts[part][1:], ends[:-1])
+        ):
+            return "sentences do not follow each other"
+        end = int(ends[-1])
+    if data_size != end:
+        return f"the data should have {end} bytes, and has {data_size}"
     return None

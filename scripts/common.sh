@@ -65,9 +65,11 @@ logged() {
 settle() {
   local file=$1 settings=$2
   if [[ ! -e $file ]]; then
-    printf '%s\n' "$settings" >"$file.part"
-    mv "$file.part" "$file"
-  elif [[ $(<"$file") != "$settings" ]]; then
+    local part=$file.$(hostname).$$ # several machines may begin at once
+    printf '%s\n' "$settings" >"$part"
+    mv "$part" "$file"
+  fi
+  if [[ $(<"$file") != "$settings" ]]; then
     die "$(dirname "$file") was made with other settings ($(<"$file")) than these ($settings):" \
       "choose another --out, or remove that folder"
   fi

@@ -80,7 +80,7 @@ import os, torch
 gpus = range(torch.cuda.device_count())
 pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 memory = min((torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus), default=pages)
-print(len(gpus), memory >> 30)
+print(len(gpus), round(memory / 2**30))
 PYTHON
 )
 devices=${devices:-$((gpus > 0 ? gpus : 1))}
@@ -92,6 +92,18 @@ else
   device=(common.cpu=true dataset.num_workers=0)
 fi
 
+# path OPTION FILE: prints them as hydra takes them, whatever is in the name.
+path() { printf "%s='%s'" "$1" "$(realpath "$2")"; }
+
+# divisor_below SHARE LIMIT: prints the largest divisor of SHARE that is not above LIMIT.
+divisor_below() {
+  local found=$2
+  while [[ $(($1 % found)) -ne 0 ]]; do
+    found=$((found - 1))
+  done
+  echo "$found"
+}
+
 # The largest number of tokens that fits and makes a step without a rest.
 world=$((devices * nodes))
 [[ $((tokens % world)) -eq 0 ]] ||
@@ -99,16 +111,24 @@ world=$((devices * nodes))
 share=$((tokens / world))
 limit=${max_tokens:-$((3584 * memory / 16))}
 [[ $limit -le $share ]] || limit=$share
-while [[ $((share % limit)) -ne 0 ]]; do
-  limit=$((limit - 1))
-done
-[[ $limit -ge 512 ]] || die "$limit tokens at once are too few for the longest sentences, which" \
-  "have some 500; devices need 4 GiB of memory, and --max-tokens at least 512"
-say "$tokens tokens a step: $world devices x $limit tokens x $((share / limit)) times"
+limit=$(divisor_below "$share" "$limit")
+[[ $limit -ge 512 ]] || die "$limit tokens at once, which would share a step evenly, are too few" \
+  "for the longest sentences, some 500 tokens; ask for more with --max-tokens"
 
 out=${out:-$(dirname "$data")/$model}
 mkdir -p "$out/checkpoints"
 settle "$out/settings" "$pair $model, data $(realpath "$data")"
+
+# The place in an epoch is counted in batches, so a training goes on with those it began with.
+before=$(cat "$out/max-tokens" 2>/dev/null || true)
+if [[ -n $before && -z $max_tokens && $before -ne $limit ]]; then
+  [[ $before -lt $limit && $((share % before)) -eq 0 ]] ||
+    die "$out was trained with $before tokens at once, and these $world devices would take $limit;" \
+      "to begin its epoch anew with them, add --max-tokens $limit -- checkpoint.reset_dataloader=true"
+  limit=$before
+fi
+printf '%s\n' "$limit" >"$out/max-tokens"
+say "$tokens tokens a step: $world devices x $limit tokens x $((share / limit)) times"
 
 launcher=("$PY")
 if [[ $world -eq 1 ]]; then
@@ -122,8 +142,6 @@ else
     launcher+=(--standalone)
   fi
 fi
-# Hydra takes a path as it is only where it is quoted.
-path() { printf "%s='%s'" "$1" "$(realpath "$2")"; }
 name=${model/-/_}_${pair/-/_}
 recipe=(--config-dir "$ROOT/scripts/table10" --config-name "$name"
   "$(path hydra.run.dir "$out/hydra")" hydra.job.chdir=false

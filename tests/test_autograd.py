@@ -11,8 +11,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from revcol_nlp.column import Column, Level
+from revcol_nlp.revcol import RevCol
 from revcol_nlp.verify import gradient_difference, gradients
-from tests.columns import build, largest_difference, loss_of, stem_output
+from tests.columns import DIM, build, largest_difference, loss_of, stem_output
 
 BOUND = 1e-6
 
@@ -296,3 +298,21 @@ def test_two_processes_get_the_gradients_of_one_with_the_joined_batch(name, ddp_
     for rank in range(2):
         grads = torch.load(ddp_gradients / f"{name}{rank}.pt")
         assert largest_difference(grads, used_gradients(model)) <= 1e-5
+
+
+def test_a_level_may_skip_its_network_in_some_steps():
+    class Skipping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(DIM, DIM)
+            self.skips = False
+
+        def forward(self, below, above):
+            return below * 0.5 if self.skips else self.linear(below)
+
+    torch.manual_seed(0)
+    model = RevCol(
+        Column(Level(Skipping(), (DIM,), first_column=i == 0) for _ in range(2)) for i in range(3)
+    )
+    model.columns[1].levels[0].residual.skips = True
+    assert max(gradient_difference(model, stem_output()).values()) <= BOUND

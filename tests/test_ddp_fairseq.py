@@ -167,6 +167,27 @@ def test_a_number_of_processes_that_cannot_go_on_is_refused() -> None:
         iterator(4).load_state_dict(saved.state_dict())
 
 
+def test_going_on_in_the_middle_of_an_epoch_with_other_batches_is_refused() -> None:
+    def iterator(size: int) -> EpochBatchIterator:
+        batches = [list(range(first, first + size)) for first in range(0, 12, size)]
+        return EpochBatchIterator(ListDataset(list(range(12))), list, batch_sampler=batches)
+
+    saved = iterator(1)
+    at_the_beginning = saved.state_dict()
+    next(saved.next_epoch_itr())
+    with pytest.raises(ValueError, match=r"of 12 batches, of which there are 6 now.*max-tokens"):
+        iterator(2).load_state_dict(saved.state_dict())
+    iterator(2).load_state_dict(at_the_beginning)
+
+
+def test_a_backend_that_hides_parameters_is_refused_with_reversible_columns() -> None:
+    cfg = OmegaConf.structured(FairseqConfig)
+    cfg.distributed_training.ddp_backend = "fully_sharded"
+    cfg.model = {"encoder_no_reversible": False}
+    with pytest.raises(ValueError, match="add --encoder-no-reversible"):
+        distributed_utils.call_main(cfg, fairseq_cli.train.main)
+
+
 @pytest.mark.parametrize("backend", ["fully_sharded", "slowmo"])
 def test_a_backend_that_needs_a_gpu_is_refused_on_the_cpu(backend: str) -> None:
     cfg = OmegaConf.structured(FairseqConfig)

@@ -1,7 +1,9 @@
 """train_wmt.sh and the configurations of scripts/table10: models, schedule and tokens."""
 
+import contextlib
 import gzip
 import html
+import io
 import json
 import os
 import re
@@ -10,7 +12,9 @@ import subprocess
 from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import fairseq_cli.hydra_train
 import fairseq_cli.train
@@ -153,6 +157,32 @@ def test_a_step_is_the_papers_on_any_devices(
         assert "--master_port 29500" in launch
 
 
+def test_a_training_goes_on_with_its_batches(pretend, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    pretend("en-de", "revcol", *out, gpus=8, memory=16)
+    (tmp_path / "out/finished").unlink()
+    _, words = pretend("en-de", "revcol", *out, gpus=4, memory=80)
+    (tmp_path / "out/finished").unlink()
+    assert value(words, "dataset.max_tokens") == "3584"
+    assert value(words, "optimization.update_freq") == "[2]"
+    refused, _ = pretend("en-de", "revcol", *out, gpus=8, memory=8)
+    assert_refused(refused, "trained with 3584 tokens at once", "--max-tokens 1792 -- checkpoint")
+    _, words = pretend("en-de", "revcol", *out, "--max-tokens", 1792, gpus=8, memory=8)
+    assert value(words, "dataset.max_tokens") == "1792"
+
+
+def test_a_card_sold_as_16_gb_takes_3584_tokens(tmp_path: Path) -> None:
+    probe = (SCRIPTS / "train_wmt.sh").read_text().split("<<'PYTHON'\n")[1].split("PYTHON\n")[0]
+    card = SimpleNamespace(total_memory=16945512448)
+    with (
+        mock.patch("torch.cuda.device_count", return_value=8),
+        mock.patch("torch.cuda.get_device_properties", return_value=card),
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
+        exec(probe)
+    assert printed.getvalue() == "8 16\n"
+
+
 def test_slurm_tells_which_machine_this_is(pretend) -> None:
     several = ("--nodes", 2, "--master", "first:29500")
     _, words = pretend("en-fr", "transformer-big", *several, SLURM_NODEID="1")
@@ -178,7 +208,7 @@ def test_the_script_changes_nothing_of_the_configuration_but_where_it_runs(prete
         (("en-de", "big"), "the second argument is revcol or transformer-big, not 'big'"),
         (("en-de", "revcol", "--devices", 3), "cannot be shared evenly by 3 devices"),
         (("en-de", "revcol", "--devices", 16), "--devices asks for 16, and there are 8 GPUs"),
-        (("en-de", "revcol", "--max-tokens", 300), "too few for the longest sentences"),
+        (("en-de", "revcol", "--max-tokens", 300), "are too few for the longest sentences"),
         (("en-de", "revcol", "--nodes", 2), "several machines need --master HOST:PORT, not ''"),
         (("en-de", "revcol", "--master", "a:1"), "--master has no use without --nodes"),
         (
@@ -204,9 +234,11 @@ def test_the_expected_time_is_told_after_the_first_updates() -> None:
     lines = [inner.format(100)] * 2 + ["begin\n", inner.format(200), valid]
     told = list(follow(lines, 300_000))
     assert [line.partition(":")[0] for line in told] == [
-        *("update 100  loss 9.1  perplexity 8  learning rate 1e-07  70 words/s",),
-        *("299,900 updates remain", told[2]),
-        *("update 2,000  valid loss 7.0  perplexity 128", "298,000 updates remain"),
+        "update 100  loss 9.1  perplexity 8  learning rate 1e-07  70 words/s",
+        "299,900 updates remain",
+        "update 200  loss 9.1  perplexity 8  learning rate 1e-07  70 words/s",
+        "update 2,000  valid loss 7.0  perplexity 128",
+        "298,000 updates remain",
     ]
     assert "1 day, 9:19:20" in told[1]  # 299,900 / 2.5 seconds
 
