@@ -1,8 +1,4 @@
-"""Bad input, generated: what is wrong with it, and what must come of it.
-
-A `Surface` is one way into the project: a strategy of hypothesis for what is wrong, and a function
-that brings it about and calls the project.
-"""
+"""Bad input, generated: what is wrong with it, and what must come of it."""
 
 from __future__ import annotations
 
@@ -16,8 +12,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+VALUES = ("-1", "0", "-1000000000", "1000000000", "9" * 30, "1.5", "nan", "inf", "1e400", "x", "")
 
 # Nothing here takes more than a second; no test waits for the limit.
 SECONDS = 60
@@ -168,3 +169,21 @@ def with_damaged_content(
             name = names[which % len(names)]
             state[weights][name] = WEIGHTS[how[0]](state[weights][name].float())
     return state
+
+
+def examples(few: int, many: int) -> Callable:
+    """Parametrises a test by how many examples it tries."""
+    slow = pytest.param(many, marks=pytest.mark.slow)
+    return pytest.mark.parametrize("number", [few, slow])
+
+
+def try_all(number: int, check: Callable[..., None], **strategies: SearchStrategy) -> None:
+    """Calls ``check`` with ``number`` examples of ``strategies``, the same in each run."""
+    settings(
+        max_examples=number,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )(given(**strategies)(check))()

@@ -2,13 +2,9 @@
 code executed. What is tried is generated, with more examples where slow tests are asked for.
 """
 
-import contextlib
-import io
-import json
 import math
 import shutil
-from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +12,32 @@ import pytest
 import torch
 from fairseq import checkpoint_utils, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 from omegaconf import open_dict
 from tqdm import tqdm
 
-import vision.options
 from revcol_nlp import fairseq_fixes
 from revcol_nlp.models import RevColTransformerModel
 from tests.bad_input import (
     CONTENT_DAMAGES,
     FILE_DAMAGES,
+    VALUES,
     Refusal,
     command_line,
     damaged,
+    examples,
     outcome,
+    try_all,
     with_damaged_content,
 )
 from tests.conftest import TINY_MODEL, TRAINING
 from tests.forked import run_forked
-from tests.images import TINY, make_images, status, train
 from tests.scripts import load_script
-from vision.checkpoints import read
 
 fairseq_fixes.apply()
 translating = load_script("translate")
 averaging = load_script("average_checkpoints")
 scoring = load_script("score")
-
-
-def examples(few: int, many: int) -> Callable:
-    """Parametrises a test by how many examples it tries."""
-    slow = pytest.param(many, marks=pytest.mark.slow)
-    return pytest.mark.parametrize("number", [few, slow])
-
-
-def try_all(number: int, check: Callable[..., None], **strategies: SearchStrategy) -> None:
-    """Calls ``check`` with ``number`` examples of ``strategies``, the same in each run."""
-    settings(
-        max_examples=number,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )(given(**strategies)(check))()
 
 
 # Checkpoints of fairseq
@@ -246,7 +222,6 @@ NUMBERS = (
     *("--encoder-keyframe-budget", "--decoder-layerdrop", "--encoder-layerdrop", "--lr"),
 )
 WORDS = ("--encoder-column-blocks", "--encoder-fusion", "--activation-fn", "--arch", "--criterion")
-VALUES = ("-1", "0", "-1000000000", "1000000000", "9" * 30, "1.5", "nan", "inf", "1e400", "x", "")
 BLOCKS = ("1", "1,1,1,1,1", "0,1,1,1", "-1,1,1,1", "1,1,1,1000000000", ",,,", "1;1;1;1")
 OPTIONS = st.one_of(
     st.tuples(st.sampled_from(INTEGERS + NUMBERS), st.sampled_from(VALUES)),
@@ -361,73 +336,6 @@ def test_translations_to_score(toy_data: Path, tmp_path: Path, number: int) -> N
             assert hypotheses == [line.split(b"\t")[2].rstrip(b"\n") for line in lines[1::2]]
 
     try_all(number, check, damage=LINE_DAMAGES)
-
-
-# Images
-
-VISION_OPTIONS = (
-    *("--epochs", "--batch-size", "--lr", "--drop", "--mixup", "--img-size", "--seed", "--opt"),
-    *("--clip-grad", "--sched", "--model", "--scale", "--weight-decay", "--subset", "--workers"),
-    *("--smoothing", "--recipe", "--amp-dtype", "--model-kwargs", "--mean", "--ratio"),
-)
-
-
-@examples(few=10, many=60)
-def test_options_of_vision(number: int) -> None:
-    def check(option: str, values: list[str]) -> None:
-        command = ["DATA", *map(str, TINY)]
-        before = vision.options.parse(command)
-        found = outcome(lambda: vision.options.parse([*command, option, *values]))
-        if isinstance(found, Refusal):
-            assert option.strip("-")[:3] in found or "unrecognized arguments" in found
-            return
-        name = option.strip("-").replace("-", "_")
-        others = (
-            Namespace(**{**vars(args), name: None, "output": None}) for args in (found, before)
-        )
-        assert len(set(map(repr, others))) == 1
-        value = getattr(found, name)
-        assert not isinstance(value, float) or math.isfinite(value)
-
-    values = st.lists(st.sampled_from(VALUES), min_size=0, max_size=2)
-    try_all(number, check, option=st.sampled_from(VISION_OPTIONS), values=values)
-
-
-@examples(few=8, many=40)
-def test_checkpoints_of_vision(tmp_path: Path, number: int) -> None:
-    train(
-        make_images(tmp_path / "images", 4, 1), *TINY, "--epochs", 1, "--output", tmp_path / "run"
-    )
-    original, bad = tmp_path / "run" / "last.pth.tar", tmp_path / "bad.pth.tar"
-    executed, results = tmp_path / "executed", tmp_path / "results.json"
-    command = (tmp_path / "images", "--workers", 0, "--device", "cpu", "--results", results)
-
-    def validate(path: Path) -> dict[str, Any]:
-        assert status("validate", *command, "--checkpoint", path) == 0
-        return json.loads(results.read_text()) | {"checkpoint": None}
-
-    def attempt() -> tuple[int, str]:
-        with contextlib.redirect_stderr(io.StringIO()) as errors:
-            return status("validate", *command, "--checkpoint", bad), errors.getvalue()
-
-    right = validate(original)
-
-    def check(damage: tuple[bool, tuple]) -> None:
-        in_content, how = damage
-        if in_content:
-            state = with_damaged_content(read(original), "state_dict", how, executed)
-            torch.save(state, bad)
-        else:
-            bad.write_bytes(damaged(original.read_bytes(), how))
-        found, error = outcome(attempt)
-        if found == 0:
-            assert json.loads(results.read_text()) | {"checkpoint": None} == right
-        else:
-            assert found == 2 and error.startswith(f"error: {bad} "), error
-        assert not executed.exists()
-
-    content = st.tuples(st.just(True), CONTENT_DAMAGES)
-    try_all(number, check, damage=content | st.tuples(st.just(False), FILE_DAMAGES))
 
 
 # Command lines
