@@ -105,9 +105,10 @@ class Column(nn.Module):
         states: list[State] = []
         for index, level in enumerate(self.levels):
             below, above = level_inputs(index, stem, states, previous)
-            y = level.residual(below, above, **level_kwargs[index])
             last = None if previous is None else previous[index].exact
+            y = level.residual(below, above, **level_kwargs[index])
             x = combine(y, level.scale(), last, state_dtype)
+            del y
             states.append(guarded(x, level.channel_dim, carried=not is_last))
         return states
 

@@ -113,7 +113,8 @@ class RevCol(nn.Module):
             states = self.columns[index](stem, states, level_kwargs, state_dtype, is_last=is_last)
             if index in wanted:
                 kept[index] = states
-        return {index: [state.rounded.to(stem.dtype) for state in kept[index]] for index in wanted}
+        del states
+        return {index: _cast(kept.pop(index), stem.dtype) for index in wanted}
 
     def _checked(self, level_kwargs: Sequence[LevelKwargs] | None) -> Sequence[LevelKwargs]:
         if level_kwargs is None:
@@ -137,6 +138,12 @@ class RevCol(nn.Module):
             _warn_once(f"{stem.device.type} has no float64 to invert columns in: activations kept")
             return stem.dtype
         return STATE_DTYPE
+
+
+def _cast(states: list[State], dtype: torch.dtype) -> list[Tensor]:
+    """What ``F`` reads of each state; ``states`` is emptied, so that no state is held in both
+    dtypes."""
+    return [states.pop(0).rounded.to(dtype) for _ in range(len(states))]
 
 
 @cache
