@@ -93,6 +93,8 @@ def speed(args: argparse.Namespace) -> Rows:
     for columns in args.columns:
         found = ways(build(args.dim, columns, device=args.device))
         if args.compile:
+            # A graph for each kind of level, and two for those that a backward pass runs again.
+            torch._dynamo.config.recompile_limit = 64
             compiled = build(args.dim, columns, device=args.device)
             for column in compiled.columns:
                 for level in column.levels:
