@@ -57,15 +57,15 @@ def _check_ddp_backend(cfg: DictConfig) -> None:
     """Raises ValueError for one that cannot work."""
     # fairseq asks for fairscale, which then fails without a word about the CPU.
     backend = cfg.distributed_training.ddp_backend
-    if backend == "fully_sharded" and getattr(cfg.model, "encoder_no_reversible", None) is False:
-        raise ValueError(
-            "--ddp-backend fully_sharded hides the parameters from reversible columns: take "
-            "pytorch_ddp, the default, or add --encoder-no-reversible"
-        )
     if _on_cpu(cfg) and backend in ("fully_sharded", "slowmo"):
         raise ValueError(
             f"--ddp-backend {backend} needs a GPU (and fairscale): on the CPU take pytorch_ddp, "
             "the default, or legacy_ddp"
+        )
+    if backend == "fully_sharded" and getattr(cfg.model, "encoder_no_reversible", None) is False:
+        raise ValueError(
+            "--ddp-backend fully_sharded hides the parameters from reversible columns: take "
+            "pytorch_ddp, the default, or add --encoder-no-reversible"
         )
 
 

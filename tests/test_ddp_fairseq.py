@@ -173,14 +173,18 @@ def test_going_on_in_the_middle_of_an_epoch_with_other_batches_is_refused() -> N
         return EpochBatchIterator(ListDataset(list(range(12))), list, batch_sampler=batches)
 
     saved = iterator(1)
+    batches = saved.next_epoch_itr()
     at_the_beginning = saved.state_dict()
-    next(saved.next_epoch_itr())
+    next(batches)
     with pytest.raises(ValueError, match=r"of 12 batches, of which there are 6 now.*max-tokens"):
         iterator(2).load_state_dict(saved.state_dict())
     iterator(2).load_state_dict(at_the_beginning)
 
 
-def test_a_backend_that_hides_parameters_is_refused_with_reversible_columns() -> None:
+def test_a_backend_that_hides_parameters_is_refused_with_reversible_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     cfg = OmegaConf.structured(FairseqConfig)
     cfg.distributed_training.ddp_backend = "fully_sharded"
     cfg.model = {"encoder_no_reversible": False}
