@@ -252,7 +252,7 @@ def kill_when(there: Path, words: list[str], whole_group: bool) -> None:
         time.sleep(0.002)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
-    patience = time.monotonic() + 3
+    patience = time.monotonic() + 30
     while processes_of(out):
         assert time.monotonic() < patience, "something of it goes on"
         time.sleep(0.01)

@@ -336,8 +336,8 @@ def test_from_a_mirror_to_bleu(language: str, prepare: str, folder: str, tmp_pat
         assert scores["beam"] == 4 and scores["lenpen"] == 0.6
     names = [f"{model}={tmp_path / 'da ta' / model / 'test'}" for model in TINY]
     done = run("compare.py", *names)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
+    # Models that have learnt nothing may write no capital letter, which is not compared.
+    assert "p = " in done.stdout or "only one of revcol and transformer-big" in done.stderr
 
 
 @pytest.mark.slow
