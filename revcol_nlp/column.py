@@ -8,6 +8,7 @@ network (a fusion, then blocks), which may be any module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,14 @@ class State(NamedTuple):
     rounded: Tensor
 
 
+class Inverted(NamedTuple):
+    """The previous column's state, its gradient, and gamma's, where there are any."""
+
+    state: State
+    grad: Tensor | None
+    gamma_grad: Tensor | None
+
+
 class Level(nn.Module):
     """One level of one column: the network ``F`` and the channel-wise scale ``gamma``.
 
@@ -49,6 +58,7 @@ class Level(nn.Module):
         super().__init__()
         self.residual = residual
         self.channel_dim = -len(gamma_shape)
+        self.compiled = False
         if first_column:
             self.register_parameter("gamma", None)
         else:
@@ -65,6 +75,30 @@ class Level(nn.Module):
         raw = self.gamma.detach()
         bounded = torch.where(raw < 0, raw.clamp(max=-GAMMA_MIN), raw.clamp(min=GAMMA_MIN))
         return self.gamma + (bounded - raw)
+
+    def update(
+        self, y: Tensor, last: Tensor | None, state_dtype: torch.dtype, carried: bool = True
+    ) -> State:
+        """``x[i][l]`` from ``y``, what ``F`` returned, and ``x[i-1][l]``, the exact ``last``."""
+        run = _compiled(updated) if self.compiled else updated
+        return run(y, self.scale(), last, state_dtype, self.channel_dim, carried)
+
+    def invert(self, state: State, y: Tensor, grad: Tensor | None) -> Inverted:
+        """`update` undone: ``x[i-1][l]`` from its result and the same ``y``, and the gradients."""
+        run = _compiled(inverted) if self.compiled else inverted
+        return run(state, y, self.scale(), grad, self.channel_dim)
+
+    def compile(self, **options: Any) -> None:
+        """Compile ``F`` and the updates in place, by ``torch.compile(..., **options)``."""
+        self.residual.compile(**options)
+        self.compiled = True
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # One for all levels, which share graphs, and no attribute of theirs: a copy of a module would
+    # hold what is bound to the original.
+    return torch.compile(function)
 
 
 class Column(nn.Module):
@@ -107,9 +141,8 @@ class Column(nn.Module):
             below, above = level_inputs(index, stem, states, previous)
             last = None if previous is None else previous[index].exact
             y = level.residual(below, above, **level_kwargs[index])
-            x = combine(y, level.scale(), last, state_dtype)
+            states.append(level.update(y, last, state_dtype, carried=not is_last))
             del y
-            states.append(guarded(x, level.channel_dim, carried=not is_last))
         return states
 
     def states(self, exact: Sequence[Tensor]) -> list[State]:
@@ -152,13 +185,30 @@ def combine(
     return torch.addcmul(x, scale, last) if x is y else x.addcmul_(scale, last)
 
 
-def invert(state: State, y: Tensor, scale: Tensor, channel_dim: int) -> State:
-    """The previous column's state ``(x - y) / gamma``: `combine` and `guarded` undone, without
-    gradient."""
+def updated(
+    y: Tensor,
+    scale: Tensor | None,
+    last: Tensor | None,
+    state_dtype: torch.dtype,
+    channel_dim: int,
+    carried: bool = True,
+) -> State:
+    """``y + gamma * last``, split by `guarded`."""
+    return guarded(combine(y, scale, last, state_dtype), channel_dim, carried)
+
+
+def inverted(
+    state: State, y: Tensor, scale: Tensor, grad: Tensor | None, channel_dim: int
+) -> Inverted:
+    """The previous column's state ``(x - y) / gamma``, and what ``grad``, that of ``x``, is to it
+    and to gamma."""
     # Operands are cast first: torch is slow where their dtypes differ.
-    x, y = state.rounded.to(state.exact.dtype), y.to(state.exact.dtype)
+    x, y, scale = (value.to(state.exact.dtype) for value in (state.rounded, y, scale))
     x = torch.lerp(x, state.exact, 1 / (1 - GUARD))
-    return rounded(x.sub_(y).mul_(scale.reciprocal()), channel_dim)
+    previous = rounded(x.sub_(y).mul_(scale.reciprocal()), channel_dim)
+    if grad is None:
+        return Inverted(previous, None, None)
+    return Inverted(previous, grad * scale, (grad * previous.exact).sum_to_size(scale.shape))
 
 
 def rounded(exact: Tensor, channel_dim: int) -> State:
@@ -179,7 +229,7 @@ def guarded(x: Tensor, channel_dim: int, carried: bool = True) -> State:
     rounded value, the same for all states of one rounding cell, and the exact state is moved off
     the edges of its cell, towards the rounded value, by the share ``GUARD``: a state that is
     rebuilt a little off is then still in its cell, and ``F`` sees bit for bit what it saw before.
-    The move is below the resolution of ``F``, has gradient 1, and `invert` undoes it.
+    The move is below the resolution of ``F``, has gradient 1, and `inverted` undoes it.
 
     States that are no finer than ``F``'s inputs (not float64) are passed through. Where no column
     follows (not ``carried``) there is no exact state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,14 @@ class RevCol(nn.Module):
     @property
     def num_levels(self) -> int:
         return len(self.columns[0].levels)
+
+    def compile_levels(self, **options: Any) -> None:
+        """Compile every level in place, by ``torch.compile(..., **options)``."""
+        # There is a graph for each kind of level; torch gives up after 8.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        for column in self.columns:
+            for level in column.levels:
+                level.compile(**options)
 
     def forward(
         self, stem: Tensor, level_kwargs: Sequence[LevelKwargs] | None = None

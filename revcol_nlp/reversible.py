@@ -25,9 +25,6 @@ from .column import (
     LevelKwargs,
     State,
     check_state_dtype,
-    combine,
-    guarded,
-    invert,
     level_inputs,
 )
 
@@ -144,12 +141,19 @@ class _Step:
     num_previous: int
     keep: bool
 
-    def residual(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
-        """``F`` as it runs in both passes.
+    # Gradients are asked for in the forward pass too: kernels and compiled graphs that depend on
+    # it are then the same in both passes, and so are their results.
 
-        Gradients are enabled in the forward pass too: kernels and compiled graphs that depend on
-        it are then the same in both, and so are their results.
-        """
+    def inputs(
+        self, index: int, stem: Tensor, *states: Sequence[State] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What ``F`` reads, as leaves of a graph of its own."""
+        below, above = level_inputs(index, stem, *states)
+        below = below.detach().requires_grad_(index > 0 or stem.requires_grad)
+        return below, above if above is None else above.detach().requires_grad_()
+
+    def residual(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
+        """``F`` as it runs in both passes."""
         with torch.enable_grad(), torch.autocast(**self.chain.autocast):
             kwargs = self.chain.level_kwargs[index]
             return self.column.levels[index].residual(below, above, **kwargs)
@@ -170,11 +174,10 @@ class _ReversibleColumn(Function):
         states: list[State] = []
         rng_state = _get_rng_state(stem.device)
         for index, level in enumerate(step.column.levels):
-            below, above = level_inputs(index, stem.detach(), states, previous)
+            below, above = step.inputs(index, stem, states, previous)
             with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
                 y = step.residual(index, below, above)
-            trainable = any(p.requires_grad for p in level.residual.parameters())
-            if y.requires_grad and not trainable:
+            if not _trainable(level.residual) and _reads_others(y, (below, above)):
                 raise RuntimeError(_HIDDEN_PARAMETERS)
             y = y.detach()
             # Only a level that drew random numbers has something to replay.
@@ -182,7 +185,7 @@ class _ReversibleColumn(Function):
             drew = not all(map(torch.equal, rng_before, rng_state))
             ctx.rng_states.append(rng_before if drew else None)
             last = previous[index].exact if previous else None
-            states.append(guarded(combine(y, level.scale(), last, STATE_DTYPE), level.channel_dim))
+            states.append(level.update(y, last, STATE_DTYPE))
         step.chain.states = states
         exact = tuple(state.exact for state in states)
         # What F reads besides is saved only for autograd's check that nothing changed it meanwhile.
@@ -235,23 +238,18 @@ class _ReversibleColumn(Function):
 
         for index in reversed(range(len(levels))):
             level, grad, state = levels[index], level_grads.pop(), states.pop()
-            below, above = level_inputs(index, stem, states, previous)
-            below = below.detach().requires_grad_(index > 0 or ctx.needs_input_grad[1])
-            above = above if above is None else above.detach().requires_grad_()
+            below, above = step.inputs(index, stem, states, previous)
             with _replayed(ctx.rng_states[index], stem.device):
                 y = step.residual(index, below, above)
             if previous:
-                scale = level.scale().detach().to(STATE_DTYPE)
-                previous[index] = invert(state, y.detach(), scale, level.channel_dim)
+                back = level.invert(state, y.detach(), grad)
+                previous[index], previous_grads[index] = back.state, back.grad
+                if grad is not None and id(level.gamma) in grads:
+                    gamma_grad = back.gamma_grad.to(level.gamma.dtype)
+                    grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
             del state  # no level below reads it
             if grad is None:
                 continue
-            if previous:
-                previous_grads[index] = grad * scale
-                if id(level.gamma) in grads:
-                    gamma_grad = (grad * previous[index].exact).sum_to_size(level.gamma.shape)
-                    gamma_grad = gamma_grad.to(level.gamma.dtype)
-                    grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
             read = _trainable(level.residual)
             parameters = [p for p in read if id(p) in grads]
             inputs = [below, above, *parameters]

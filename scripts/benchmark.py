@@ -3,6 +3,7 @@
 python scripts/benchmark.py exactness
 python scripts/benchmark.py memory --columns 1 2 4 8 16 32 64
 python scripts/benchmark.py speed --columns 4 --dim 768 --tokens 512
+python scripts/benchmark.py profile --columns 4 --dim 256 --compile
 python scripts/benchmark.py attention
 
 All ways to train are run in one process, on the same weights and tokens, in turn. Bytes are
@@ -22,8 +23,9 @@ from typing import Any
 import torch
 from benchmark_attention import attention
 from benchmark_figure import draw_lines
+from benchmark_profile import profiled
 from benchmark_timing import in_turn, median_ratio
-from benchmark_ways import NaiveRevCol, build, ways
+from benchmark_ways import NaiveRevCol, build, timed_ways, ways
 from live_bytes import LiveBytes
 from torch import Tensor
 
@@ -83,25 +85,17 @@ def memory(args: argparse.Namespace) -> Rows:
     return rows
 
 
+def train(forward: Callable[[Tensor], Tensor], stem: Tensor) -> None:
+    """A step's forward and backward pass."""
+    forward(stem).square().sum().backward()
+
+
 def speed(args: argparse.Namespace) -> Rows:
     """Seconds of a training step (on the CPU, of CPU time), and its ratio to the plain one's."""
     stem, rows = stem_output(args).requires_grad_(), []
-
-    def step(forward: Callable[[Tensor], Tensor]) -> None:
-        forward(stem).square().sum().backward()
-
     for columns in args.columns:
-        found = ways(build(args.dim, columns, device=args.device))
-        if args.compile:
-            # A graph for each kind of level, and two for those that a backward pass runs again.
-            torch._dynamo.config.recompile_limit = 64
-            compiled = build(args.dim, columns, device=args.device)
-            for column in compiled.columns:
-                for level in column.levels:
-                    level.residual.compile()
-            found |= {f"{way}, levels compiled": run for way, run in ways(compiled).items()}
-            found = {way: run for way, run in found.items() if "checkpoint" not in way}
-        runs = {way: partial(step, run) for way, run in found.items()}
+        found = timed_ways(args.dim, columns, args.device, args.compile)
+        runs = {way: partial(train, run, stem) for way, run in found.items()}
         seconds, _ = in_turn(runs, args.repeats, args.device)
         for way, times in seconds.items():
             row = {"columns": columns, "way": way, "seconds": statistics.median(times)}
@@ -110,16 +104,32 @@ def speed(args: argparse.Namespace) -> Rows:
     return rows
 
 
+def profile(args: argparse.Namespace) -> Rows:
+    """Where the time of a training step goes, in parts of the plain one's."""
+    stem, rows = stem_output(args).requires_grad_(), []
+    for columns in args.columns:
+        found = timed_ways(args.dim, columns, args.device, args.compile)
+        runs = {way: partial(train, run, stem) for way, run in found.items()}
+        shares = profiled(runs, args.repeats, args.device)
+        whole = sum(shares["plain"].values())
+        for way, parts in shares.items():
+            parts = {kind: value / whole for kind, value in parts.items()}
+            rows.append({"columns": columns, "way": way, **parts, "all": sum(parts.values())})
+    return rows
+
+
 TITLES = {
     "exactness": "largest relative difference of any gradient to ordinary autograd's",
     "memory": "MiB of activations and their gradients in a training step, parameters' aside",
     "speed": "seconds for a training step",
+    "profile": "where the time of a training step goes; 1 is all of the plain one",
     "attention": "normalised attention beside fairseq's MultiheadAttention",
 }
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "exactness": exactness,
     "memory": memory,
     "speed": speed,
+    "profile": profile,
     "attention": attention,
 }
 
@@ -152,8 +162,8 @@ def picture(what: str, rows: Rows) -> tuple[str, str, dict[str, list[tuple[float
         }
         return "columns", TITLES[what], lines
     x, y = ("length", "time ratio") if what == "attention" else ("columns", "peak")
-    if what == "speed":
-        y = "ratio"
+    if what in ("speed", "profile"):
+        y = "ratio" if what == "speed" else "all"
     unit = 2**20 if y == "peak" else 1
     ways = dict.fromkeys(row["way"] for row in rows)
     lines = {w: [(r[x], r[y] / unit) for r in rows if r["way"] == w] for w in ways}
@@ -170,15 +180,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=1024, help="in sentences of 32")
     parser.add_argument("--dim", type=int, default=64, help="channels")
     parser.add_argument("--repeats", type=int, default=5, help="of what is timed (%(default)s)")
-    parser.add_argument("--compile", action="store_true", help="`speed`: compiled levels too")
+    parser.add_argument(
+        "--compile", action="store_true", help="`speed`, `profile`: compiled levels too"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")
     args = parser.parse_args()
     if args.tokens < LENGTH:
         parser.error(f"--tokens must be at least {LENGTH}, one sentence")
-    if args.compile and args.what != "speed":
-        parser.error("--compile has no effect but on `speed`")
+    if args.compile and args.what not in ("speed", "profile"):
+        parser.error("--compile has no effect but on `speed` and `profile`")
     return args
 
 

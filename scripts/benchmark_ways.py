@@ -98,3 +98,18 @@ def ways(model: RevCol) -> dict[str, Callable[[Tensor], Tensor]]:
         "reversible": partial(ours, keep_columns=1),
         "reversible, keep_columns=0": partial(ours, keep_columns=0),
     }
+
+
+def timed_ways(
+    dim: int, columns: int, device: str, compiled: bool
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """`ways`, and, if ``compiled``, those without checkpoints with compiled levels too."""
+    found = ways(build(dim, columns, device=device))
+    if compiled:
+        model = build(dim, columns, device=device)
+        model.compile_levels()
+        # On the CPU a generator of inductor's own would take longer than all it fuses.
+        torch._inductor.config.fallback_random = device == "cpu"
+        eager = [way for way in found if "checkpoint" not in way]
+        found |= {f"{way}, levels compiled": ways(model)[way] for way in eager}
+    return found

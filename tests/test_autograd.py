@@ -226,9 +226,7 @@ def test_a_state_dict_serves_both_paths():
 def test_compiled_levels_are_exact():
     model = build(4, dropout=0.1)
     plain = gradients(model, stem_output(), reversible=False)
-    for column in model.columns:
-        for level in column.levels:
-            level.residual.compile(fullgraph=True)
+    model.compile_levels(fullgraph=True)
     torch._inductor.config.fallback_random = True
     assert max(gradient_difference(model, stem_output()).values()) <= BOUND
     compiled = gradients(model, stem_output(), reversible=True)

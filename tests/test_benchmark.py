@@ -60,6 +60,15 @@ def test_all_ways_are_timed(measure: Measure) -> None:
     assert len(rows) == 6 and all(row["seconds"] > 0 for row in rows)
 
 
+def test_time_is_split_into_parts_of_a_plain_step(measure: Measure) -> None:
+    rows = measure("profile", "--columns", 2, "--tokens", 32, "--repeats", 1)
+    for row in rows:
+        parts = [row[kind] for kind in ("matrix products", "attention", "random numbers")]
+        assert min(parts) > 0 and sum(parts) + row["the rest"] == pytest.approx(row["all"])
+        assert row["compiled kernels"] == 0
+    assert [row["all"] for row in rows if row["way"] == "plain"] == pytest.approx([1])
+
+
 def test_naive_inversion_is_wrong_and_ours_is_exact(measure: Measure) -> None:
     for row in measure("exactness", "--columns", 8, "--tokens", 64):
         for compute in ("float32", "bf16", "fp16"):
@@ -81,7 +90,7 @@ def test_options_without_effect_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, sentence in {
-        ("memory", "--compile"): "--compile has no effect but on `speed`",
+        ("memory", "--compile"): "--compile has no effect but on `speed` and `profile`",
         ("memory", "--tokens", "5"): "--tokens must be at least 32",
     }.items():
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *options])

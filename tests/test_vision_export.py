@@ -62,9 +62,7 @@ def test_compiled_whole_for_inference():
 @pytest.mark.slow
 def test_compiled_levels_train_like_the_compiled_plain_path():
     model = build(num_columns=2, keep_columns=0).train()
-    for column in model.revcol.columns:
-        for level in column.levels:
-            level.residual.compile(fullgraph=True)
+    model.revcol.compile_levels(fullgraph=True)
     rebuilt = gradients(model, images())
     model.revcol.reversible = False
     assert max(differences(rebuilt, gradients(model, images())).values()) <= 1e-6
