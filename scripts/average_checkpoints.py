@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import BadInput, positive, refusing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,10 +30,6 @@ from revcol_nlp.weight_meaning import model_options, option_difference
 
 EPOCH_NAME = re.compile(r"checkpoint(\d+)\.pt")
 UPDATE_NAME = re.compile(r"checkpoint_\d+_(\d+)\.pt")
-
-
-class BadInput(Exception):
-    """What was asked cannot be done; the message is one sentence for the user."""
 
 
 def last_checkpoints(folder: Path, name: re.Pattern[str], count: int) -> list[Path]:
@@ -117,13 +114,6 @@ def save(state: dict[str, Any], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def positive(text: str) -> int:
-    """A whole number above zero, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
 def parse_args() -> argparse.Namespace:
     """The command line; option names are those of fairseq's script of the same name."""
     parser = argparse.ArgumentParser(
@@ -163,16 +153,13 @@ def choose(args: argparse.Namespace) -> list[Path]:
     return last_checkpoints(args.inputs[0], name, count)
 
 
+@refusing(BadInput)
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     args = parse_args()
     allow_fairseq_globals()
-    try:
-        paths = choose(args)
-        save(average(paths), args.output)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    paths = choose(args)
+    save(average(paths), args.output)
     print(f"{args.output}: average of {', '.join(path.name for path in paths)}")
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from command_line import BadInput, refusing
 from sacrebleu.significance import PairedTest
-from score import BadInput, Measure, measures, read_lines, write_lines
+from score import Measure, measures, read_lines, write_lines
 
 TITLES = {
     "sacrebleu": "sacreBLEU",
@@ -154,22 +154,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@refusing(BadInput)
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     args = parse_args()
-    try:
-        if args.resamples < 100:
-            raise BadInput("--resamples needs at least 100, or p-values and intervals mean nothing")
-        if args.json and not args.json.parent.is_dir():
-            raise BadInput(f"there is no folder {args.json.parent} to write {args.json.name} to")
-        systems = [System.of(argument) for argument in args.systems]
-        if len({system.name for system in systems}) < len(systems):
-            raise BadInput("each system needs a name of its own")
-        for system in systems[1:]:
-            systems[0].check_comparable(system)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if args.resamples < 100:
+        raise BadInput("--resamples needs at least 100, or p-values and intervals mean nothing")
+    if args.json and not args.json.parent.is_dir():
+        raise BadInput(f"there is no folder {args.json.parent} to write {args.json.name} to")
+    systems = [System.of(argument) for argument in args.systems]
+    if len({system.name for system in systems}) < len(systems):
+        raise BadInput("each system needs a name of its own")
+    for system in systems[1:]:
+        systems[0].check_comparable(system)
     found = bootstrap(systems, args.resamples)
     if args.json:
         write_lines(args.json, [json.dumps(found, indent=2, ensure_ascii=False)])

@@ -14,11 +14,11 @@ import dataclasses
 import json
 import re
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from command_line import BadInput, refusing
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from sacremoses import MosesDetokenizer
@@ -27,10 +27,6 @@ COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # the \S of a Perl that reads byt
 INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
 
 Measure = tuple[Metric, list[str], list[str]]  # a metric, hypotheses, references
-
-
-class BadInput(Exception):
-    """What was asked cannot be done; the message is one sentence for the user."""
 
 
 def read_lines(path: Path) -> list[str]:
@@ -176,17 +172,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@refusing(BadInput)
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     args = parse_args()
-    try:
-        if not args.out.is_dir():
-            raise BadInput(f"--out names no folder: {args.out}")
-        corpus = Corpus.of(args.data, args.subset)
-        write_texts(args.generated, corpus, args.out, args.reference)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if not args.out.is_dir():
+        raise BadInput(f"--out names no folder: {args.out}")
+    corpus = Corpus.of(args.data, args.subset)
+    write_texts(args.generated, corpus, args.out, args.reference)
     found = measures(args.out, (corpus.source, corpus.target))
     scores = {name: score(*measure) for name, measure in found.items()}
     facts = {key: getattr(args, key) for key in ("checkpoint", "beam", "lenpen", "subset")}

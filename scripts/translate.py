@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
+from command_line import BadInput, positive, refusing
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 # Longer lines are not cut into words at all: one word of 1 MB takes an hour to split into subwords.
 BYTES_PER_TOKEN = 64
-
-
-class BadInput(Exception):
-    """What was asked cannot be done; the message is one sentence for the user."""
 
 
 class Untranslatable(Exception):
@@ -171,13 +168,6 @@ def open_files(paths: list[Path]) -> Iterator[BinaryIO]:
             yield file
 
 
-def positive(text: str) -> int:
-    """A whole number above zero, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -231,6 +221,7 @@ def check(args: argparse.Namespace) -> None:
         raise BadInput(f"--device {args.device} cannot be used here") from error
 
 
+@refusing(BadInput)
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     args = parse_args()
@@ -248,9 +239,6 @@ def main() -> None:
                 ):
                     output.write("".join(f"{text}\n" for text in texts).encode("utf-8"))
                     output.flush()
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:  # whoever read the translations has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO, TypeVar
 from xml.sax.saxutils import unescape
 
 import regex
+from command_line import BadInput, refusing, say
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from subword_nmt.apply_bpe import BPE
 from tqdm import tqdm
@@ -48,15 +49,6 @@ INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, num
 
 T = TypeVar("T")
 Chunk = TypeVar("Chunk")
-
-
-class BadInput(Exception):
-    """What was asked cannot be done; the message is one sentence for the user."""
-
-
-def say(message: str) -> None:
-    """Tell the user."""
-    print(message, file=sys.stderr, flush=True)
 
 
 # Streams of chunks -------------------------------------------------------------------------------
@@ -528,13 +520,11 @@ def run(args: argparse.Namespace) -> None:
         print_report(args.out / "report.json")
 
 
+@refusing(BadInput, OSError)
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
     try:
         run(parse_args())
-    except (BadInput, OSError) as error:
-        say(f"error: {error}")
-        sys.exit(2)
     except BrokenProcessPool:
         say("error: a worker was killed, by the system perhaps for want of memory: fewer --workers")
         sys.exit(1)
