@@ -1,4 +1,4 @@
-"""What the tests of the fairseq plugin share: a tiny corpus, a model, a way to run the commands."""
+"""What tests share: a tiny corpus, a model, a way to run fairseq's commands, archives of WMT."""
 
 import importlib
 import itertools
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.wmt_mirror import write_made_up_mirror
 
 USER_DIR = Path(__file__).parent.parent / "revcol_nlp"
 
@@ -148,4 +150,13 @@ def trained(
         *("train", toy_data, *TINY_MODEL, *TRAINING, "--dropout", "0.1", "--max-epoch", "3"),
         *("--save-interval-updates", "4", "--save-dir", folder),
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with made-up archives of WMT; archives.txt beside it lists them. Tests read it and
+    do not write to it."""
+    folder = tmp_path_factory.mktemp("wmt") / "mirror"
+    write_made_up_mirror(folder)
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import SCRIPTS, assert_refused, load_script, run
+from tests.scripts import SCRIPTS, assert_refused, contents, load_script, run
 
 scoring = load_script("score")
 
@@ -52,12 +52,6 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "note: train has 300 sentence pairs where Multi30k has 29000" in done.stderr
     return out
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` but logs."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_every_sentence_is_prepared(prepared: Path, corpus: Path) -> None:
