@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -28,11 +29,13 @@ T = TypeVar("T")
 Chunk = TypeVar("Chunk")
 
 
-def follow_parent() -> None:
+def follow(parent: int) -> None:
     """Leave Ctrl-C to the parent process, and end with it, even where it is killed outright."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before this process could ask to be told
+        os._exit(1)
 
 
 def in_order(function: Callable[[Chunk], T], chunks: Iterable[Chunk], workers: int) -> Iterator[T]:
@@ -41,7 +44,7 @@ def in_order(function: Callable[[Chunk], T], chunks: Iterable[Chunk], workers: i
     No more than AHEAD chunks a worker are read before the first result is taken.
     """
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(workers, context, follow, (os.getpid(),)) as pool:
         waiting = deque()
         for chunk in chunks:
             waiting.append(pool.submit(function, chunk))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,16 @@ def test_results_come_in_order_and_few_chunks_are_read_ahead() -> None:
     assert next(results)[0] == 0
     assert len(read) == 2 * line_pool.AHEAD
     assert [lines for lines, _ in results] == list(range(1, 100))
+
+
+def test_a_worker_whose_parent_was_killed_before_it_began_ends() -> None:
+    for parent, status in {os.getpid(): 0, os.getppid(): 1}.items():
+        worker = multiprocessing.get_context("fork").Process(
+            target=line_pool.follow, args=(parent,)
+        )
+        worker.start()
+        worker.join()
+        assert worker.exitcode == status
 
 
 @pytest.mark.parametrize(
