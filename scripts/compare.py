@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from command_line import BadInput, refusing
+from corpus_files import read_lines, write_lines
 from sacrebleu.significance import PairedTest
-from score import Measure, measures, read_lines, write_lines
+from score import Measure, measures
 
 TITLES = {
     "sacrebleu": "sacreBLEU",

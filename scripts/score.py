@@ -13,38 +13,19 @@ import argparse
 import dataclasses
 import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from command_line import BadInput, refusing
+from corpus_files import binarised_sentences, read_lines, write_lines
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from sacremoses import MosesDetokenizer
 
 COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # the \S of a Perl that reads bytes
-INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
 
 Measure = tuple[Metric, list[str], list[str]]  # a metric, hypotheses, references
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, broken at line feeds only."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not valid UTF-8") from error
-    return text.removesuffix("\n").split("\n") if text else []
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    """Write `lines` to `path`, which is replaced only by a whole file."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    partial.replace(path)
 
 
 @dataclass(frozen=True)
@@ -61,13 +42,8 @@ class Corpus:
         indices = sorted(data.glob(f"{subset}.*-*.*.idx"))
         if not indices:
             raise BadInput(f"{data} holds no binarised split '{subset}'")
-        with indices[0].open("rb") as file:
-            header = file.read(INDEX_HEADER.size)
-        if len(header) < INDEX_HEADER.size or not header.startswith(b"MMIDIDX"):
-            raise BadInput(f"{indices[0]} is not an index of fairseq-preprocess's 'mmap' format")
-        _, _, _, sentences = INDEX_HEADER.unpack(header)
         source, target = indices[0].name.split(".")[-3].split("-")
-        return cls(sentences, source, target)
+        return cls(binarised_sentences(indices[0]), source, target)
 
 
 def read_generated(path: Path, sentences: int) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from xml.sax.saxutils import unescape
 
 import regex
 from command_line import BadInput, say
+from corpus_files import write_lines
 from line_pool import in_order, pair_chunks, shown
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
@@ -198,9 +199,7 @@ def make_test_set(
             break
     note_size(name, len(source), expected)
     for language, side in zip(languages, (source, target), strict=True):
-        for suffix, lines in {
-            f"raw.{language}": [text for _, text in side],
-            language: [" ".join(tokenise(text, language, dashes)) for _, text in side],
-        }.items():
-            path = out / f"{split}.{suffix}"
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+        lines = [text for _, text in side]
+        write_lines(out / f"{split}.raw.{language}", lines)
+        tokenised = (" ".join(tokenise(line, language, dashes)) for line in lines)
+        write_lines(out / f"{split}.{language}", tokenised)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from command_line import BadInput
+from corpus_files import binarised_sentences, write_lines
 from line_pool import in_order, line_chunks, shown
 from wmt_cleaning import REASONS
 
-INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of the items, number of sentences
 COUNTS = ("read", *REASONS, "kept")  # of sentence pairs
 SPECIAL_SYMBOLS = 4  # that fairseq adds to a dictionary file: <s>, <pad>, </s>, <unk>
 
@@ -32,13 +31,6 @@ def tally(dictionary: Path, lines: list[bytes]) -> Counter[str]:
     return Counter({"lines": len(lines), "tokens": len(tokens), "unknown": unknown})
 
 
-def binarised(index: Path) -> int:
-    """How many sentences fairseq-preprocess wrote."""
-    with index.open("rb") as file:
-        *_, sentences = INDEX_HEADER.unpack(file.read(INDEX_HEADER.size))
-    return sentences
-
-
 def make_report(out: Path, languages: tuple[str, str], corpora: list[str], workers: int) -> None:
     """Count what each stage left in `out`, and write report.json there."""
     dictionary = out / f"bin/dict.{languages[0]}.txt"
@@ -52,7 +44,9 @@ def make_report(out: Path, languages: tuple[str, str], corpora: list[str], worke
             counts: Counter[str] = Counter()
             for more in shown(results, f"check {name}", lambda result: result["lines"]):
                 counts += more
-            sentences = binarised(out / f"bin/{split}.{'-'.join(languages)}.{language}.idx")
+            sentences = binarised_sentences(
+                out / f"bin/{split}.{'-'.join(languages)}.{language}.idx"
+            )
             if sentences != counts["lines"]:
                 raise BadInput(
                     f"{name} has {counts['lines']} lines and fairseq binarised {sentences}"
@@ -76,9 +70,7 @@ def make_report(out: Path, languages: tuple[str, str], corpora: list[str], worke
         "dictionary": len(dictionary.read_bytes().splitlines()) + SPECIAL_SYMBOLS,
         "splits": splits,
     }
-    partial_report = out / ".report.json.part"
-    partial_report.write_text(json.dumps(report, indent=2) + "\n")
-    partial_report.replace(out / "report.json")
+    write_lines(out / "report.json", [json.dumps(report, indent=2)])
 
 
 def table(rows: list[list[str]]) -> str:

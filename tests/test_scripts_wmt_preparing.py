@@ -24,7 +24,7 @@ from tests.scripts import (
 )
 from tests.wmt_mirror import BROKEN, CORPORA, EN_DE, EN_FR, GOOD, raw, tiny_options
 
-binarised = load_script("wmt_report").binarised
+binarised_sentences = load_script("corpus_files").binarised_sentences
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def check_prepared(out: Path, language: str) -> None:
             plain = (out / f"text/{split}.{lang}").read_bytes()
             symbols = (out / f"bpe/{split}.{lang}").read_bytes()
             assert b"@@ " in symbols and symbols.replace(b"@@ ", b"") == plain
-            assert binarised(out / f"bin/{split}.en-{language}.{lang}.idx") == size
+            assert binarised_sentences(out / f"bin/{split}.en-{language}.{lang}.idx") == size
     test = (out / "text/test.raw.en").read_text(encoding="utf-8").splitlines()
     assert test == [*raw(17)[::2], *raw(17)[1::2]]
     dictionaries = [(out / f"bin/dict.{lang}.txt").read_bytes() for lang in ("en", language)]
