@@ -17,12 +17,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from benchmark_common import build_model, joined_dictionary
+from benchmark_common import build_model, joined_task
 from benchmark_timing import in_turn, median_ratio
 from fairseq import utils
 from fairseq.dataclass.configs import FairseqConfig, GenerationConfig
 from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationTask
 
 from revcol_nlp.config import PRESETS, fill_preset
 
@@ -58,9 +58,9 @@ def read_task(args: argparse.Namespace) -> tuple[TranslationTask, list[torch.Ten
     """A task with a joined dictionary of `--vocabulary` entries, and the sentences of the file."""
     with args.input.open(encoding="utf-8", newline="\n") as file:
         lines = list(islice((line for line in file if line.strip()), args.lines))
-    dictionary = joined_dictionary(lines, args.vocabulary)
-    task = TranslationTask(TranslationConfig(), dictionary, dictionary)
-    return task, [dictionary.encode_line(line, add_if_not_exist=False).long() for line in lines]
+    task = joined_task(args.vocabulary, lines)
+    encode_line = task.source_dictionary.encode_line
+    return task, [encode_line(line, add_if_not_exist=False).long() for line in lines]
 
 
 def decode(

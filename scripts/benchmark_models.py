@@ -22,21 +22,21 @@ import json
 import resource
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from benchmark_common import build_model, joined_dictionary
+from benchmark_common import build_model, joined_task
 from benchmark_figure import draw
 from benchmark_steps import PRECISIONS, Batch, Variant, measure
 from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
 import vision  # noqa: F401 (registers the models)
@@ -149,9 +149,8 @@ def translation_variants(args: argparse.Namespace, task: TranslationTask) -> lis
 def translation(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """Rows of the translation models."""
     texts = [read_lines(args.source), read_lines(args.target)]
-    dictionary = joined_dictionary((line for text in texts for line in text), args.vocabulary)
-    task = TranslationTask(TranslationConfig(), dictionary, dictionary)
-    timed, sizes = sentence_batches(args, dictionary, texts)
+    task = joined_task(args.vocabulary, chain.from_iterable(texts))
+    timed, sizes = sentence_batches(args, task.source_dictionary, texts)
     return "tokens", measure(args, translation_variants(args, task), timed, sizes)
 
 

@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 import torch
+from benchmark_common import build_model, joined_task
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
-from fairseq.data import Dictionary
 from numpy.polynomial import Polynomial
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from revcol_nlp.config import PRESETS, fill_preset
 from revcol_nlp.models import RevColTransformerModel
 from revcol_nlp.verify import held_bytes
 
@@ -99,7 +93,7 @@ class Model:
     decoder_layers: int
     vocabulary: int
 
-    def build(self, width: int, reversible: bool = True) -> RevColTransformerModel:
+    def build(self, width: int) -> RevColTransformerModel:
         sizes = {
             f"{side}_{name}": value
             for side in ("encoder", "decoder")
@@ -109,18 +103,14 @@ class Model:
                 ("attention_heads", width // HEAD),
             )
         }
-        args = Namespace(
+        model = build_model(
+            "revcol_transformer_wmt_en_de",
+            joined_task(self.vocabulary),
             **sizes,
             encoder_columns=self.columns,
-            encoder_no_reversible=not reversible,
             decoder_layers=self.decoder_layers,
         )
-        fill_preset(args, PRESETS["revcol_transformer_wmt_en_de"])
-        dictionary = Dictionary()
-        for n in range(self.vocabulary - len(dictionary)):
-            dictionary.add_symbol(f"w{n}")
-        task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-        return RevColTransformerModel.build_model(args, task).bfloat16()
+        return model.bfloat16()
 
     def parameters(self) -> tuple[int, int]:
         """How many there are, and how many of them FSDP2 holds gathered: the embeddings, the
@@ -138,7 +128,6 @@ class Model:
         return PerToken(*(fit(self.width) for fit in fits))
 
     def _measure(self, width: int, length: int) -> PerToken:
-        torch.manual_seed(0)
         model = self.build(width).train()
         tokens = torch.randint(4, self.vocabulary, (SENTENCES, length))
         pad = model.decoder.padding_idx

@@ -28,14 +28,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmark_common import build_model, joined_task
 from fairseq.data import Dictionary, data_utils
-
-from revcol_nlp.config import PRESETS, fill_preset
-from revcol_nlp.models import RevColTransformerModel
+from fairseq.tasks.translation import TranslationTask
+from torch import Tensor, nn
 
 DRIFT = 1e-6
 # What is free within the heap changes from minute to minute; a leak of one state per step does not
@@ -77,20 +73,18 @@ class Memory(NamedTuple):
 class Twin:
     """A model in training, reversible or plain, seeded like its twin."""
 
-    def __init__(self, args: Namespace, dictionary: Dictionary, *, reversible: bool):
-        torch.manual_seed(args.seed)
-        options = Namespace(
-            arch="revcol_transformer_tiny",
+    def __init__(self, args: Namespace, task: TranslationTask, *, reversible: bool):
+        self.model = build_model(
+            "revcol_transformer_tiny",
+            task,
+            seed=args.seed,
             encoder_columns=args.columns,
             encoder_no_reversible=not reversible,
             encoder_drop_path=0.1,
             attention_dropout=0.1,
             decoder_layers=1,
-        )
-        fill_preset(options, PRESETS[options.arch])
-        task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-        self.model = RevColTransformerModel.build_model(options, task).train()
-        self.padding = dictionary.pad()
+        ).train()
+        self.padding = task.source_dictionary.pad()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.lr, betas=(0.9, 0.98))
 
     def step(self, seed: int, source: Tensor, previous: Tensor, target: Tensor) -> float:
@@ -134,10 +128,8 @@ def growth(samples: Sequence[int]) -> float:
 
 def soak(args: argparse.Namespace) -> bool:
     """Train, tell, and whether all was well."""
-    dictionary = Dictionary()
-    for n in range(args.vocabulary - len(dictionary)):
-        dictionary.add_symbol(f"w{n}")
-    twins = [Twin(args, dictionary, reversible=reversible) for reversible in (True, False)]
+    task = joined_task(args.vocabulary)
+    twins = [Twin(args, task, reversible=reversible) for reversible in (True, False)]
     chance = random.Random(args.seed)
     start, told = time.monotonic(), 0.0
     samples: list[Memory] = []
@@ -145,7 +137,7 @@ def soak(args: argparse.Namespace) -> bool:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("minute | updates | tokens | loss | equal losses | largest difference | memory")
     while (minutes := (time.monotonic() - start) / 60) < args.minutes:
-        tensors = batch(chance, dictionary, args.tokens)
+        tensors = batch(chance, task.source_dictionary, args.tokens)
         losses = tuple(twin.step(steps, *tensors) for twin in twins)
         steps, tokens = steps + 1, tokens + tensors[0].numel()
         equal += losses[0] == losses[1]
