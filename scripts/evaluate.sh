@@ -48,7 +48,8 @@ rm -f "$out/scores.json"
 device=()
 has_gpu || device=(--cpu --num-workers 0)
 
-# Without the batch-size multiple of 1, fairseq drops the last, longest sentences.
+# Without the batch-size multiple of 1, fairseq drops the last, longest sentences. revcol_nlp mends
+# that; another --user-dir does not.
 "$PY" -m fairseq_cli.generate "$data" --user-dir "$user_dir" --path "$checkpoint" \
   --gen-subset "$subset" --beam "$beam" --lenpen "$lenpen" --remove-bpe --max-tokens 4096 \
   --required-batch-size-multiple 1 "${device[@]}" >"$out/generate.txt" 2>"$out/generate.log" ||

@@ -16,8 +16,8 @@
 #   --help            this text
 #
 # One GPU is used when there is one, in mixed precision (the first; CUDA_VISIBLE_DEVICES chooses),
-# else the CPU. Run again, a training that was cut off goes on where its last checkpoint stands
-# (its patience counts from there), and a finished one is only averaged and evaluated again.
+# else the CPU. Run again, a training that was cut off goes on where its last checkpoint stands,
+# and a finished one is only averaged and evaluated again.
 # DIR receives checkpoints/, train.log (its JSON lines are the learning curve), and the folders
 # valid/ and test/ with the average's translations and scores.json.
 set -euo pipefail
@@ -74,20 +74,8 @@ checkpoints=$out/checkpoints
 mkdir -p "$checkpoints"
 settle "$out/settings" "arch $arch, data $(realpath "$data"), seed $seed, update-freq $update_freq"
 
-# fairseq writes checkpoint_last.pt in place: after a kill it may be torn, the numbered ones never.
-last=$checkpoints/checkpoint_last.pt
-whole() { "$PY" -c 'import sys, zipfile; sys.exit(not zipfile.is_zipfile(sys.argv[1]))' "$1"; }
-if [[ -e $last ]] && ! whole "$last"; then
-  newest=$(find "$checkpoints" -regex '.*/checkpoint[0-9_]+\.pt' -printf '%T@ %p\n' | sort -n |
-    tail -n 1 | cut -d ' ' -f 2-)
-  [[ -n $newest ]] || die "$last is torn and no other checkpoint is there: remove it to start anew"
-  say "$last is torn: going on from $(basename "$newest")"
-  cp "$newest" "$last.part"
-  mv "$last.part" "$last"
-fi
-
-# Batches are drawn anew each epoch in every run, so a resumed run is the uninterrupted one; the
-# batch-size multiple of 1 keeps fairseq from dropping the longest sentences of valid.
+# As the published figures were made: batches of any size, not of multiples of 8 sentences alone,
+# and drawn anew for each epoch.
 recipe=(--task translation --arch "$arch" "${model[@]}" --share-all-embeddings --dropout 0.3
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1
   --optimizer adam --adam-betas '(0.9, 0.98)'
