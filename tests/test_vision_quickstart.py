@@ -1,6 +1,5 @@
 """The first vision command of the README, and the digits behind it."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,18 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.scripts import assert_refused, run
 from vision.sources import Source
 
 ROOT = Path(__file__).parent.parent
-
-
-def bash(script: str, *options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", ROOT / "scripts" / script, *map(str, options)],
-        env=os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
 
 
 def top1(output: str) -> list[float]:
@@ -48,25 +39,23 @@ def test_digits_are_written_in_class_folders(tmp_path):
 
 def test_quickstart_goes_from_nothing_to_a_validated_model_and_reuses_what_is_there(tmp_path):
     options = ("--out", tmp_path, "--epochs", 3, "--model", "test_vit")
-    first = bash("quickstart_vision.sh", *options)
+    first = run("quickstart_vision.sh", *options)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "images: made" in first.stderr and "epoch 3/3" in first.stdout
     trained, validated = top1(first.stdout)
     assert trained == validated
 
-    second = bash("quickstart_vision.sh", *options)
+    second = run("quickstart_vision.sh", *options)
     assert "images: there already" in second.stderr and "this run is finished" in second.stdout
     assert top1(second.stdout) == [trained, validated]
 
 
 def test_quickstart_refuses_what_it_does_not_know():
     for options in (("--epoch", "4"), ("--epochs", "2"), ("--out",), ("--epochs", "many")):
-        done = bash("quickstart_vision.sh", *options)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert_refused(run("quickstart_vision.sh", *options), options[0])
 
 
 @pytest.mark.slow
 def test_quickstart_trains_a_model_that_reads_digits(tmp_path):
-    trained, validated = top1(bash("quickstart_vision.sh", "--out", tmp_path).stdout)
+    trained, validated = top1(run("quickstart_vision.sh", "--out", tmp_path).stdout)
     assert trained == validated > 90
