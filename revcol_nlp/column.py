@@ -8,7 +8,6 @@ network (a fusion, then blocks), which may be any module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +57,7 @@ class Level(nn.Module):
         super().__init__()
         self.residual = residual
         self.channel_dim = -len(gamma_shape)
-        self.compiled = False
+        self.compile_options: dict[str, Any] | None = None
         if first_column:
             self.register_parameter("gamma", None)
         else:
@@ -80,25 +79,32 @@ class Level(nn.Module):
         self, y: Tensor, last: Tensor | None, state_dtype: torch.dtype, carried: bool = True
     ) -> State:
         """``x[i][l]`` from ``y``, what ``F`` returned, and ``x[i-1][l]``, the exact ``last``."""
-        run = _compiled(updated) if self.compiled else updated
+        run = _compiled(updated, self.compile_options)
         return run(y, self.scale(), last, state_dtype, self.channel_dim, carried)
 
     def invert(self, state: State, y: Tensor, grad: Tensor | None) -> Inverted:
         """`update` undone: ``x[i-1][l]`` from its result and the same ``y``, and the gradients."""
-        run = _compiled(inverted) if self.compiled else inverted
+        run = _compiled(inverted, self.compile_options)
         return run(state, y, self.scale(), grad, self.channel_dim)
 
     def compile(self, **options: Any) -> None:
         """Compile ``F`` and the updates in place, by ``torch.compile(..., **options)``."""
         self.residual.compile(**options)
-        self.compiled = True
+        self.compile_options = options
 
 
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # One for all levels, which share graphs, and no attribute of theirs: a copy of a module would
-    # hold what is bound to the original.
-    return torch.compile(function)
+def _compiled(function: Callable[..., Any], options: dict[str, Any] | None) -> Callable[..., Any]:
+    if options is None:
+        return function
+    # One for all levels, which share its graphs, and none of their attributes: a module that
+    # holds a compiled function cannot be pickled.
+    key = function, repr(options)
+    if key not in _COMPILED:
+        _COMPILED[key] = torch.compile(function, **options)
+    return _COMPILED[key]
+
+
+_COMPILED: dict[tuple[Callable[..., Any], str], Callable[..., Any]] = {}
 
 
 class Column(nn.Module):

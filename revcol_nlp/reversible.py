@@ -177,7 +177,8 @@ class _ReversibleColumn(Function):
             below, above = step.inputs(index, stem, states, previous)
             with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
                 y = step.residual(index, below, above)
-            if not _trainable(level.residual) and _reads_others(y, (below, above)):
+            trainable = any(p.requires_grad for p in level.residual.parameters())
+            if not trainable and _reads_others(y, (below, above)):
                 raise RuntimeError(_HIDDEN_PARAMETERS)
             y = y.detach()
             # Only a level that drew random numbers has something to replay.

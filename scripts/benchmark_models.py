@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from benchmark_common import build_model, joined_task
 from benchmark_figure import draw
 from benchmark_steps import PRECISIONS, Batch, Variant, measure
+from command_line import BadInput, refusing
 from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import Dictionary, LanguagePairDataset
@@ -86,9 +87,7 @@ def sentence_batches(
     places = [int((n + 0.5) / args.batches * len(timed)) for n in range(args.batches)]
     middle = counted[len(counted) // 2]
     if len(middle) < 2:
-        raise SystemExit(
-            f"error: --counted {args.counted} holds no two sentences; take more tokens"
-        )
+        raise BadInput(f"--counted {args.counted} holds no two sentences; take more tokens")
     halves = [middle, middle[: len(middle) // 2]]
     return [collate(timed[place]) for place in places], [collate(half) for half in halves]
 
@@ -274,6 +273,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@refusing(BadInput)
 def main() -> None:
     """Print the table; write and draw it."""
     args = parse_args()

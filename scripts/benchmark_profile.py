@@ -6,8 +6,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile as torch_profile
+from benchmark_timing import timed
+from torch.profiler import ProfilerActivity, profile
 
 # By how torch's profiler names what belongs to it; what fits none is the rest.
 KINDS = {
@@ -22,28 +22,24 @@ REST = "the rest"
 def profiled(
     runs: dict[str, Callable[[], Any]], repeats: int, device: str
 ) -> dict[str, dict[str, float]]:
-    """Microseconds of each of `KINDS` in each of ``runs``, without what it calls in turn: the
-    medians of ``repeats``, after one that does not count. Profiling itself adds to the rest."""
-    shares: dict[str, dict[str, list[float]]] = {
-        name: {kind: [] for kind in (*KINDS, REST)} for name in runs
-    }
+    """Seconds (on the CPU, of CPU time) of each of `KINDS` in each of ``runs``, and of the rest:
+    the medians of ``repeats``, after one that does not count. Profiling adds to the rest."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device != "cpu")
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
-            with torch_profile(activities=activities) as profiler:
-                run()
-            found = dict.fromkeys(shares[name], 0.0)
+            with profile(activities=activities) as profiler:
+                whole, _ = timed(run, device)
+            spent = dict.fromkeys((*KINDS, REST), 0.0)
             for event in profiler.key_averages():
-                spent = (
-                    event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
-                )
-                found[kind_of(event.key)] += spent
+                own = event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
+                spent[kind_of(event.key)] += own * 1e-6
+            spent[REST] = whole - sum(spent[kind] for kind in KINDS)
             if repeat:
-                for kind, spent in found.items():
-                    shares[name][kind].append(spent)
+                found[name].append(spent)
     return {
-        name: {kind: median(spent) for kind, spent in parts.items()}
-        for name, parts in shares.items()
+        name: {kind: median(spent[kind] for spent in all_spent) for kind in (*KINDS, REST)}
+        for name, all_spent in found.items()
     }
 
 

@@ -18,18 +18,24 @@ def in_turn(
     A round before them, which does not count, warms up. The order is turned around each time, so
     that no run always stands behind the same other.
     """
-    clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     returned: dict[str, Any] = {}
     for repeat in range(repeats + 1):
         for name in list(runs)[:: 1 if repeat % 2 else -1]:
-            start = clock()
-            returned[name] = runs[name]()
-            if device != "cpu":
-                torch.cuda.synchronize()
+            spent, returned[name] = timed(runs[name], device)
             if repeat:
-                seconds[name].append(clock() - start)
+                seconds[name].append(spent)
     return seconds, returned
+
+
+def timed(run: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds (on the CPU, of CPU time) of a run, and what it returned."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    returned = run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - start, returned
 
 
 def median_ratio(a: list[float], b: list[float]) -> float:

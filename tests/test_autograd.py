@@ -232,6 +232,27 @@ def test_compiled_levels_are_exact():
     compiled = gradients(model, stem_output(), reversible=True)
     # Compiled kernels round otherwise than eager ones.
     assert largest_difference(compiled, plain) <= 1e-3
+    copied = copy.deepcopy(model)
+    torch.save(copied, io.BytesIO())
+    assert largest_difference(gradients(copied, stem_output(), reversible=True), plain) <= 1e-3
+
+
+def test_compiled_levels_run_the_same_graphs_in_both_passes():
+    """Another graph might round otherwise, and the inverse would be none."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model = build(4, dropout=0.1)
+    model.keep_columns = 0
+    model.compile_levels(backend=backend)
+    loss = model(stem_output())[-1].sum()
+    made = len(graphs)
+    loss.backward()
+    inverse = [g for g in graphs[made:] if any(n.target is torch.lerp for n in g.graph.nodes)]
+    assert made and len(graphs) - made == len(inverse)
 
 
 # DistributedDataParallel, with two gloo processes on the CPU.
