@@ -82,7 +82,8 @@ class Watch:
             return False
         if kind == WRITE and kill.signal == signal.SIGKILL:
             return True
-        os.kill(os.getpid(), kill.signal)
+        # In this thread: one taken by another is handled later, maybe where errors are ignored.
+        signal.raise_signal(kill.signal)
         return False
 
     def _module(self, module: nn.Module, _: Any) -> None:
