@@ -65,6 +65,8 @@ class Watch:
     def __call__(self) -> None:
         self.seen: Counter[str] = Counter()
         self.begun = time.monotonic()
+        # As at a terminal: shells have what they run in the background ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.counts is not None:
             Finalize(None, self._write_counts, exitpriority=0)
         register_module_forward_pre_hook(self._module)
@@ -82,8 +84,7 @@ class Watch:
             return False
         if kind == WRITE and kill.signal == signal.SIGKILL:
             return True
-        # In this thread: one taken by another is handled later, maybe where errors are ignored.
-        signal.raise_signal(kill.signal)
+        os.kill(os.getpid(), kill.signal)
         return False
 
     def _module(self, module: nn.Module, _: Any) -> None:
