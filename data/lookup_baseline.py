@@ -10,8 +10,9 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from make_corpus import LINEARISE
 from sacrebleu.metrics import BLEU
+
+from data.make_corpus import LINEARISE
 
 Lines = list[list[str]]
 

@@ -12,10 +12,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import english
-import french
-import german
-from sampler import Sampler
+from data.grammar import english, french, german
+from data.grammar.sampler import Sampler
 
 LINEARISE = {"en-de": german.sentence, "en-fr": french.sentence}
 

@@ -2,7 +2,7 @@
 
 They are 1,797 real images of 8 x 8 pixels, which come with scikit-learn: nothing is downloaded.
 
-    python data/make_digits.py DIR     # DIR/train/0 ... DIR/train/9 and DIR/val/0 ... DIR/val/9
+    python -m data.make_digits DIR     # DIR/train/0 ... DIR/train/9 and DIR/val/0 ... DIR/val/9
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@
 # some translations. Downloads packages only, no data. A second run reuses what is there, and one
 # that was cut off goes on.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 pair=en-de out='' train=12000 max_update=1000
 while [[ $# -gt 0 ]]; do
@@ -28,15 +28,15 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $pair == en-de || $pair == en-fr ]] || die "--pair is en-de or en-fr, not '$pair'"
 [[ $train -ge 480 ]] || die "--train needs at least 480 pairs, so that valid and test hold 20"
-source "$ROOT/scripts/environment.sh"
-source "$ROOT/scripts/corpus.sh"
+source "$ROOT/scripts/lib/environment.sh"
+source "$ROOT/scripts/lib/corpus.sh"
 
 out=${out:-$ROOT/runs/quickstart-$pair} src=${pair%-*} tgt=${pair#*-} merges=2000
 mkdir -p "$out"
-settle "$out/settings" "pair $pair, $merges merges, $max_update updates, $train pairs, corpus $(cat "$ROOT"/data/*.py | cksum)"
+settle "$out/settings" "pair $pair, $merges merges, $max_update updates, $train pairs, corpus $(cat "$ROOT"/data/make_corpus.py "$ROOT"/data/grammar/*.py | cksum)"
 
 make_text() {
-  "$PY" "$ROOT/data/make_corpus.py" --pair "$pair" --out "$1" \
+  "$PY" -m data.make_corpus --pair "$pair" --out "$1" \
     --train "$train" --valid $((train / 24)) --test $((train / 24))
 }
 build text
@@ -64,10 +64,10 @@ else
   touch "$out/trained"
 fi
 
-bash "$ROOT/scripts/evaluate.sh" --data "$out/bin" --checkpoint "$checkpoints/checkpoint_last.pt" \
+bash "$ROOT/scripts/translation/evaluate.sh" --data "$out/bin" --checkpoint "$checkpoints/checkpoint_last.pt" \
   --beam 4 --out "$out/test"
 printf '\nA word-by-word dictionary learnt from the same pairs:\n'
-"$PY" "$ROOT/data/lookup_baseline.py" --pair "$pair" --data "$out/text"
+"$PY" -m data.lookup_baseline --pair "$pair" --data "$out/text"
 
 printf '\nSome translations:\n'
 some() { head -n 5 "$1"; }

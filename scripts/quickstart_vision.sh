@@ -11,7 +11,7 @@
 # model on them, and validates it. Downloads packages only, no data. A second run reuses what is
 # there, and one that was cut off goes on.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 out='' model=test_revcol_vit epochs=20
 while [[ $# -gt 0 ]]; do
@@ -24,7 +24,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ $epochs -gt 2 ]] || die "--epochs must be above the 2 of the warm-up"
-source "$ROOT/scripts/environment.sh"
+source "$ROOT/scripts/lib/environment.sh"
 
 # One core trains and another reads images: for so small a model, threads would only wait.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -34,7 +34,7 @@ if [[ -d $images ]]; then
 else
   rm -rf "$images.part"
   mkdir -p "$out"
-  "$PY" "$ROOT/data/make_digits.py" "$images.part" >/dev/null
+  "$PY" -m data.make_digits "$images.part" >/dev/null
   mv -T "$images.part" "$images"
   say "$images: made"
 fi

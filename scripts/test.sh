@@ -4,7 +4,7 @@
 # Slow tests run with -m slow. REVCOL_MULTI30K and REVCOL_WMT_SAMPLE name folders with
 # real text, for the tests that read it.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 cd "$ROOT"
 "$PY" -m ruff format --check .
 "$PY" -m ruff check .

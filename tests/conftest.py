@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.wmt_mirror import write_made_up_mirror
+from tests.helpers.wmt_mirror import write_made_up_mirror
 
 USER_DIR = Path(__file__).parent.parent / "revcol_nlp"
 

@@ -3,7 +3,7 @@
 The columns are those of ``revcol_nlp``; nothing here needs fairseq.
 """
 
-from . import revcol_vit_variants  # noqa: F401 (registers the models)
-from .revcol_vit import RevColViT
+from vision.models import revcol_vit_variants  # noqa: F401 (registers the models)
+from vision.models.revcol_vit import RevColViT
 
 __all__ = ["RevColViT"]

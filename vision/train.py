@@ -22,9 +22,9 @@ from timm.utils import CheckpointSaver, random_seed
 from torch import distributed
 from tqdm import tqdm
 
-from vision import checkpoints, model, report
-from vision.checkpoints import Progress
-from vision.data import (
+from vision.training import checkpoints, model, report
+from vision.training.checkpoints import Progress
+from vision.training.data import (
     MAX_UNREADABLE,
     UPDATE,
     Batch,
@@ -33,11 +33,11 @@ from vision.data import (
     training_loader,
     validation_loader,
 )
-from vision.errors import Interrupted, UserError, writing
-from vision.optimisation import Optimisation
-from vision.options import parse
-from vision.process import Process, run, start, total
-from vision.sources import open_sources
+from vision.training.errors import Interrupted, UserError, writing
+from vision.training.optimisation import Optimisation
+from vision.training.options import parse
+from vision.training.process import Process, run, start, total
+from vision.training.sources import open_sources
 from vision.validate import autocast, evaluate, warn_unreadable
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from timm.task.evaluator import ClassificationEvaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vision import checkpoints, model, report
-from vision.data import Batch, validation_loader
-from vision.errors import UserError
-from vision.options import validate_parser
-from vision.process import Process, run, start, total
-from vision.sources import Source, check_classes
+from vision.training import checkpoints, model, report
+from vision.training.data import Batch, validation_loader
+from vision.training.errors import UserError
+from vision.training.options import validate_parser
+from vision.training.process import Process, run, start, total
+from vision.training.sources import Source, check_classes
 
 logger = logging.getLogger(__name__)
 

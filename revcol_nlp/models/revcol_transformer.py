@@ -23,10 +23,10 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ..config import PRESETS, RevColTransformerConfig, fill_preset, transformer_config
-from ..encoder import RevColEncoder
-from ..fingerprint import DictionaryFingerprint
-from ..safe_loading import check_weights
+from ..checkpoints.contents import check_weights
+from ..checkpoints.fingerprint import DictionaryFingerprint
+from .config import PRESETS, RevColTransformerConfig, fill_preset, transformer_config
+from .encoder import RevColEncoder
 
 
 @register_model("revcol_transformer", dataclass=RevColTransformerConfig)

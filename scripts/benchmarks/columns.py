@@ -1,0 +1,215 @@
+"""Print the figures of the README: how exact, how small and how fast reversible columns are here.
+
+python -m scripts.benchmarks.columns exactness
+python -m scripts.benchmarks.columns memory --columns 1 2 4 8 16 32 64
+python -m scripts.benchmarks.columns speed --columns 4 --dim 768 --tokens 512
+python -m scripts.benchmarks.columns profile --columns 4 --dim 256 --compile
+python -m scripts.benchmarks.columns attention
+
+All ways to train are run in one process, on the same weights and tokens, in turn. Bytes are
+counted (live_bytes.py), without computing the matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from revcol_nlp.columns import reversible, verify
+from revcol_nlp.columns.stack import RevCol
+from scripts.benchmarks.attention import attention
+from scripts.benchmarks.figure import draw_lines
+from scripts.benchmarks.live_bytes import LiveBytes
+from scripts.benchmarks.profile import profiled
+from scripts.benchmarks.timing import in_turn, median_ratio
+from scripts.benchmarks.ways import NaiveRevCol, build, timed_ways, ways
+
+LENGTH = 32  # tokens in a sentence
+COMPUTE = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Rows = list[dict[str, Any]]
+
+
+def stem_output(args: argparse.Namespace) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (args.tokens // LENGTH, LENGTH, args.dim)
+    return torch.randn(shape, generator=generator).to(args.device)
+
+
+def exactness(args: argparse.Namespace) -> Rows:
+    """Largest relative difference of any gradient, reversible against ordinary autograd."""
+    stem, rows = stem_output(args), []
+    for columns in args.columns:
+        for gamma in (0.5, "uniform"):
+            model = build(args.dim, columns, gamma, device=args.device)
+            kept = reversible.plan_keyframes(model.columns[:-1], model.keyframe_budget)
+            row = {"columns": columns, "gamma": gamma, "keyframes": len(kept) - 1}
+            for name, autocast in COMPUTE.items():
+                for way, candidate in (("naive", NaiveRevCol(model.columns)), ("ours", model)):
+                    found = verify.gradient_difference(candidate, stem, autocast=autocast)
+                    row[f"{way}, {name}"] = max(found.values())
+            rows.append(row)
+    return rows
+
+
+def count(model: RevCol, forward: Callable[[Tensor], Tensor], stem: Tensor) -> tuple[int, int, int]:
+    """Bytes held for the backward pass, bytes at the peak, and FLOPs, of one step."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with LiveBytes(compute=False) as counter:
+        loss = forward(stem).square().sum()
+        held = counter.live.total()
+        loss.backward()
+    return held, counter.peak.total(), counter.flops
+
+
+def memory(args: argparse.Namespace) -> Rows:
+    """Bytes held for the backward pass, and at the peak of the step, by the number of columns."""
+    stem, rows = stem_output(args).requires_grad_(), []
+    for columns in args.columns:
+        model = build(args.dim, columns, device=args.device)
+        for way, forward in ways(model).items():
+            stem.grad = torch.zeros_like(stem)
+            held, peak, flops = count(model, forward, stem)
+            rows.append(
+                {"columns": columns, "way": way, "held": held, "peak": peak, "flops": flops}
+            )
+    return rows
+
+
+def train(forward: Callable[[Tensor], Tensor], stem: Tensor) -> None:
+    """A step's forward and backward pass."""
+    forward(stem).square().sum().backward()
+
+
+def speed(args: argparse.Namespace) -> Rows:
+    """Seconds of a training step (on the CPU, of CPU time), and its ratio to the plain one's."""
+    stem, rows = stem_output(args).requires_grad_(), []
+    for columns in args.columns:
+        found = timed_ways(args.dim, columns, args.device, args.compile)
+        runs = {way: partial(train, run, stem) for way, run in found.items()}
+        seconds, _ = in_turn(runs, args.repeats, args.device)
+        for way, times in seconds.items():
+            row = {"columns": columns, "way": way, "seconds": statistics.median(times)}
+            row |= {"least": min(times), "most": max(times)}
+            rows.append(row | {"ratio": median_ratio(times, seconds["plain"])})
+    return rows
+
+
+def profile(args: argparse.Namespace) -> Rows:
+    """Where the time of a training step goes, in parts of the plain one's."""
+    stem, rows = stem_output(args).requires_grad_(), []
+    for columns in args.columns:
+        found = timed_ways(args.dim, columns, args.device, args.compile)
+        runs = {way: partial(train, run, stem) for way, run in found.items()}
+        shares = profiled(runs, args.repeats, args.device)
+        whole = sum(shares["plain"].values())
+        for way, parts in shares.items():
+            parts = {kind: value / whole for kind, value in parts.items()}
+            rows.append({"columns": columns, "way": way, **parts, "all": sum(parts.values())})
+    return rows
+
+
+TITLES = {
+    "exactness": "largest relative difference of any gradient to ordinary autograd's",
+    "memory": "MiB of activations and their gradients in a training step, parameters' aside",
+    "speed": "seconds for a training step",
+    "profile": "where the time of a training step goes; 1 is all of the plain one",
+    "attention": "normalised attention beside fairseq's MultiheadAttention",
+}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "exactness": exactness,
+    "memory": memory,
+    "speed": speed,
+    "profile": profile,
+    "attention": attention,
+}
+
+
+def cell(name: str, value: Any) -> str:
+    if name in ("held", "peak"):
+        return f"{value / 2**20:.1f}"
+    if name == "flops":
+        return f"{value / 1e9:.1f} G"
+    if isinstance(value, float):
+        return f"{value:.0e}" if "," in name or "error" in name else f"{value:.3g}"
+    return str(value)
+
+
+def print_table(rows: Rows) -> None:
+    """The rows in Markdown."""
+    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(cell(name, value) for name, value in row.items())} |")
+
+
+def picture(what: str, rows: Rows) -> tuple[str, str, dict[str, list[tuple[float, float]]]]:
+    """Labels of both axes, and the points of each line."""
+    if what == "exactness":
+        lines = {
+            f"{name}, gamma {gamma}": [(r["columns"], r[name]) for r in rows if r["gamma"] == gamma]
+            for name in rows[0]
+            if "," in name
+            for gamma in (0.5, "uniform")
+        }
+        return "columns", TITLES[what], lines
+    x, y = ("length", "time ratio") if what == "attention" else ("columns", "peak")
+    if what in ("speed", "profile"):
+        y = "ratio" if what == "speed" else "all"
+    unit = 2**20 if y == "peak" else 1
+    ways = dict.fromkeys(row["way"] for row in rows)
+    lines = {w: [(r[x], r[y] / unit) for r in rows if r["way"] == w] for w in ways}
+    return x, f"{TITLES[what]}: {y}", lines
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=BENCHMARKS)
+    parser.add_argument("--columns", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--tokens", type=int, default=1024, help="in sentences of 32")
+    parser.add_argument("--dim", type=int, default=64, help="channels")
+    parser.add_argument("--repeats", type=int, default=5, help="of what is timed (%(default)s)")
+    parser.add_argument(
+        "--compile", action="store_true", help="`speed`, `profile`: compiled levels too"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")
+    args = parser.parse_args()
+    if args.tokens < LENGTH:
+        parser.error(f"--tokens must be at least {LENGTH}, one sentence")
+    if args.compile and args.what not in ("speed", "profile"):
+        parser.error("--compile has no effect but on `speed` and `profile`")
+    return args
+
+
+def main() -> None:
+    """Print the table; write and draw it."""
+    args = parse_args()
+    print(
+        f"{TITLES[args.what]}\n{args.tokens} tokens, {args.dim} channels, {args.device}, ", end=""
+    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    rows = BENCHMARKS[args.what](args)
+    print_table(rows)
+    if args.json:
+        settings = {name: str(value) for name, value in vars(args).items()}
+        found = {"torch": torch.__version__, "settings": settings, "rows": rows}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.figure:
+        draw_lines(*picture(args.what, rows), args.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Measure training steps: time, FLOPs, bytes, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scripts.benchmarks.live_bytes import LiveBytes
+from scripts.benchmarks.timing import in_turn, median_ratio
+
+BYTES_PER_PARAMETER = 16  # value, gradient and Adam's two averages, in float32
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Batch:
+    """What a step takes, and how many tokens or images that is."""
+
+    inputs: Any
+    size: int
+
+
+@dataclass
+class Variant:
+    """A model as it is trained: ``prepare`` sets it up, ``loss`` is one forward pass.
+
+    ``parts`` are modules by the name of the part that begins with their forward pass.
+    """
+
+    labels: dict[str, str]
+    model: nn.Module
+    prepare: Callable[[], None]
+    loss: Callable[[Any], Tensor]
+    parts: dict[str, nn.Module]
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def step(variant: Variant, batches: list[Batch], autocast: Callable[[], Any]) -> None:
+    """Forward and backward pass on every batch; gradients add up."""
+    variant.prepare()
+    for batch in batches:
+        with autocast():
+            loss = variant.loss(batch.inputs)
+        loss.backward()
+
+
+@dataclass
+class Counted:
+    """One step: bytes before the backward pass and at the peak, by part, and what it computes."""
+
+    held: dict[str, int]
+    peak: dict[str, int]
+    flops: int
+
+
+def count(variant: Variant, batch: Batch, autocast: Callable[[], Any]) -> Counted:
+    """Count a step without computing its matrix products."""
+    variant.prepare()
+    counter = LiveBytes(compute=False)
+
+    def begin(part: str, *_: object) -> None:
+        counter.part = part
+
+    hooks = [
+        module.register_forward_pre_hook(partial(begin, part))
+        for part, module in variant.parts.items()
+    ]
+    with counter:
+        with autocast():
+            loss = variant.loss(batch.inputs)
+        for hook in hooks:
+            hook.remove()  # they would fire again where the backward pass recomputes
+        held = dict(counter.live)
+        counter.part = "backward"
+        loss.backward()
+    return Counted(held, dict(counter.peak), counter.flops)
+
+
+def largest_batch(
+    memory: float, variant: Variant, counted: list[Counted], sizes: list[Batch]
+) -> int:
+    """How many tokens or images fit into ``memory`` GiB, by the peaks of two batches."""
+    peaks = [sum(c.peak.values()) for c in counted]
+    slope = (peaks[0] - peaks[1]) / (sizes[0].size - sizes[1].size)
+    free = memory * 2**30 - BYTES_PER_PARAMETER * variant.parameters
+    return int(sizes[1].size + (free - peaks[1]) / slope)
+
+
+def measure(
+    args: argparse.Namespace, variants: list[Variant], timed: list[Batch], sizes: list[Batch]
+) -> list[dict[str, Any]]:
+    """A row for each precision and variant: speed on ``timed``, bytes on the two ``sizes``.
+
+    Ratios are those to the first variant.
+    """
+    for variant in variants:
+        for p in variant.model.parameters():
+            p.grad = torch.zeros_like(p)
+    total = sum(batch.size for batch in timed)
+    rows = []
+    for precision in args.precision:
+        dtype = PRECISIONS[precision]
+        autocast = partial(torch.autocast, args.device, dtype, enabled=dtype is not None)
+        counted = [
+            [count(variant, batch, autocast) for batch in sizes]
+            for variant in tqdm(variants, f"counting, {precision}", leave=False)
+        ]
+        batches = [
+            largest_batch(args.memory, v, c, sizes) for v, c in zip(variants, counted, strict=True)
+        ]
+        rows += [
+            {
+                "labels": variant.labels | {"precision": precision},
+                "parameters": variant.parameters,
+                "gflops": large.flops / sizes[0].size / 1e9,
+                "held": large.held,
+                "peak": large.peak,
+                "largest_batch": batch,
+                "batch_ratio": batch / batches[0],
+            }
+            for variant, (large, _), batch in zip(variants, counted, batches, strict=True)
+        ]
+        if args.repeats:
+            runs = {str(n): partial(step, v, timed, autocast) for n, v in enumerate(variants)}
+            seconds = list(in_turn(runs, args.repeats, args.device)[0].values())
+            for row, times in zip(rows[-len(variants) :], seconds, strict=True):
+                row["per_second"] = total / statistics.median(times)
+                row["per_second_spread"] = [total / f(times) for f in (max, min)]
+                row["speed_ratio"] = median_ratio(seconds[0], times)
+    return rows

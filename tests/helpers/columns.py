@@ -1,0 +1,38 @@
+"""Small columns for the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from revcol_nlp.columns.isotropic import IsotropicConfig, isotropic_columns
+from revcol_nlp.columns.stack import RevCol
+from revcol_nlp.columns.verify import differences
+
+DIM = 32
+
+
+def build(columns: int = 4, *, gamma: float | str = 0.5, revcol: dict | None = None, **config):
+    """A seeded `RevCol` of isotropic columns; ``gamma``: a value, or ``"uniform"`` in [1e-3, 1]."""
+    torch.manual_seed(0)
+    sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "columns": columns} | config
+    model = RevCol(isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))
+    for name, parameter in model.named_parameters():
+        if name.endswith(".gamma"):
+            with torch.no_grad():
+                parameter.uniform_(1e-3, 1) if gamma == "uniform" else parameter.fill_(gamma)
+    return model
+
+
+def stem_output(batch: int = 4, length: int = 8, dim: int = DIM, seed: int = 1) -> Tensor:
+    return torch.randn(batch, length, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def loss_of(states: list[Tensor]) -> Tensor:
+    """Reads the top level with fixed random weights, so that no gradient vanishes by symmetry."""
+    top = states[-1].float()
+    return (top * torch.randn(top.shape, generator=torch.Generator().manual_seed(2))).sum()
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return max(differences(a, b).values())
