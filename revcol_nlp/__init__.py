@@ -1,5 +1,25 @@
 """Reversible column networks (RevCol): the columns, and their fairseq plugin.
 
-Importing this package or its column code (``revcol_nlp.revcol``, ``.column``, ``.layers``) does not
-import fairseq; ``revcol_nlp.models``, which ``fairseq-train --user-dir revcol_nlp`` imports, does.
+``import revcol_nlp`` imports torch and the columns, nothing else. ``fairseq-train --user-dir
+revcol_nlp`` and ``import revcol_nlp.models`` register the models with fairseq and install the
+patches of ``fairseq_patches``.
 """
+
+from .columns import (
+    Column,
+    IsotropicConfig,
+    Level,
+    RevCol,
+    build_isotropic_columns,
+    gradient_difference,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "Column",
+    "IsotropicConfig",
+    "Level",
+    "RevCol",
+    "build_isotropic_columns",
+    "gradient_difference",
+]

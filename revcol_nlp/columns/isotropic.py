@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import DropPath, FeedForward, NormalizedAttention, build_projection
 from .column import Column, Level
-
-LOGIT_SCALE_INIT = 10.0
-LOGIT_SCALE_MAX = 100.0
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,18 @@ class IsotropicConfig:
         dim: channels ``C`` of every level.
         num_heads: attention heads; must divide ``dim``.
         ffn_dim: hidden width of the feed-forward network.
-        columns: number of columns, ``COL``.
-        blocks: blocks in each level, bottom to top, ``B``.
-        bottom_up_linear: project the level below (Linear, LayerNorm) instead of passing it on.
+        num_columns: number of columns, ``COL``.
+        depths: blocks in each level, bottom to top, ``B``.
+        project_bottom_up: project the level below (Linear, LayerNorm) instead of passing it on.
         activation: the feed-forward network's nonlinearity.
-        branch_init: what the weights of the LayerNorm behind a residual branch start at. 1 is
+        init_values: what the weights of the LayerNorm behind a residual branch start at. 1 is
             LayerNorm's own; below it, a branch starts small (Swin V2 starts at 0).
         dropout: on each residual branch.
         attention_dropout: on the attention weights.
         activation_dropout: after the nonlinearity.
-        drop_path: probability of skipping a residual branch for a whole sample, in a column's last
-            block; from its first block on it grows linearly from 0, as in the authors' code.
+        drop_path_rate: probability of skipping a residual branch for a whole sample, in a
+            column's last block. It grows linearly from 0 at its first block, as in the authors'
+            code.
 
     Raises:
         ValueError: if a size is impossible or a probability is not in [0, 1).
@@ -46,39 +45,39 @@ class IsotropicConfig:
     dim: int
     num_heads: int
     ffn_dim: int
-    columns: int = 4
-    blocks: Sequence[int] = (1, 1, 1, 1)
-    bottom_up_linear: bool = False
+    num_columns: int = 4
+    depths: Sequence[int] = (1, 1, 1, 1)
+    project_bottom_up: bool = False
     activation: Callable[[Tensor], Tensor] = F.gelu
-    branch_init: float = 1.0
+    init_values: float = 1.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_heads", "ffn_dim", "columns"):
+        for name in ("dim", "num_heads", "ffn_dim", "num_columns"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide {self.dim} channels")
-        if len(self.blocks) < 1 or min(self.blocks) < 1:
-            raise ValueError(f"every level needs at least 1 block, got {tuple(self.blocks)}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):
+        if len(self.depths) < 1 or min(self.depths) < 1:
+            raise ValueError(f"every level needs at least 1 block, got {tuple(self.depths)}")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
-def isotropic_columns(config: IsotropicConfig) -> list[Column]:
+def build_isotropic_columns(config: IsotropicConfig) -> list[Column]:
     """Columns whose levels all have the same shape (paper Appendix B.1).
 
     The first column has neither ``gamma`` nor a top-down input, the top level no top-down input.
     """
-    top = len(config.blocks) - 1
+    top = len(config.depths) - 1
     rates = torch.linspace(
-        0, config.drop_path, sum(config.blocks), dtype=torch.float64, device="cpu"
+        0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu"
     )
-    drop_paths = rates.split(list(config.blocks))
+    drop_paths = rates.split(list(config.depths))
     columns = [
         Column(
             Level(
@@ -88,7 +87,7 @@ def isotropic_columns(config: IsotropicConfig) -> list[Column]:
             )
             for level, rates in enumerate(drop_paths)
         )
-        for column in range(config.columns)
+        for column in range(config.num_columns)
     ]
     # As BEiT does: the deeper a block, the smaller its feed-forward network's last Linear.
     blocks = [b for column in columns for b in column.modules() if isinstance(b, Block)]
@@ -103,7 +102,7 @@ class IsotropicLevel(nn.Module):
 
     def __init__(self, config: IsotropicConfig, drop_paths: Sequence[float], top_down: bool):
         super().__init__()
-        self.fusion = Fusion(config.dim, config.bottom_up_linear, top_down)
+        self.fusion = LinearFusion(config.dim, config.project_bottom_up, top_down)
         self.blocks = nn.ModuleList(Block(config, drop_path) for drop_path in drop_paths)
 
     def forward(
@@ -115,17 +114,17 @@ class IsotropicLevel(nn.Module):
         return x
 
 
-class Fusion(nn.Module):
+class LinearFusion(nn.Module):
     """Sum of the level below and, from the previous column, the level above.
 
     Each is projected by a Linear with a LayerNorm behind it (Appendix B.1); the parameter counts
     of the paper's Table 10 are those of a bottom-up path without projection.
     """
 
-    def __init__(self, dim: int, bottom_up_linear: bool, top_down: bool):
+    def __init__(self, dim: int, project_bottom_up: bool, top_down: bool):
         super().__init__()
-        self.bottom_up = linear_norm(dim) if bottom_up_linear else nn.Identity()
-        self.top_down = linear_norm(dim) if top_down else None
+        self.bottom_up = build_projection(dim) if project_bottom_up else nn.Identity()
+        self.top_down = build_projection(dim) if top_down else None
 
     def forward(self, below: Tensor, above: Tensor | None) -> Tensor:
         x = self.bottom_up(below)
@@ -137,14 +136,14 @@ class Block(nn.Module):
 
     def __init__(self, config: IsotropicConfig, drop_path: float):
         super().__init__()
-        self.attention = CosineAttention(config.dim, config.num_heads, config.attention_dropout)
+        self.attention = NormalizedAttention(config.dim, config.num_heads, config.attention_dropout)
         self.attention_norm = nn.LayerNorm(config.dim)
         self.ffn = FeedForward(
             config.dim, config.ffn_dim, config.activation, config.activation_dropout
         )
         self.ffn_norm = nn.LayerNorm(config.dim)
         for norm in (self.attention_norm, self.ffn_norm):
-            nn.init.constant_(norm.weight, config.branch_init)
+            nn.init.constant_(norm.weight, config.init_values)
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -152,85 +151,3 @@ class Block(nn.Module):
         attended = self.attention(x, key_padding_mask)
         x = x + self.drop_path(self.dropout(self.attention_norm(attended)))
         return x + self.drop_path(self.dropout(self.ffn_norm(self.ffn(x))))
-
-
-class CosineAttention(nn.Module):
-    """Self-attention on normalised queries and keys (Swin V2), through PyTorch's fused kernels.
-
-    ``softmax(tau * cos(q, k)) v`` with one learnable ``tau`` per head, kept as its logarithm and
-    at most 100.
-    """
-
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.qkv = linear(dim, 3 * dim)
-        self.out_proj = linear(dim, dim)
-        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(LOGIT_SCALE_INIT)))
-
-    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """``x`` is ``(B, T, C)``; ``key_padding_mask`` ``(B, T)`` is true at padding."""
-        batch, length, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        # Normalised in float32; the temperature goes into q, as the kernels take none per head.
-        scale = self.logit_scale.float().clamp(max=math.log(LOGIT_SCALE_MAX)).exp()
-        q, k = q.float(), k.float()
-        q, k = q * (scale / _length(q)), k * _length(k).reciprocal()
-        x = F.scaled_dot_product_attention(
-            q.to(v.dtype),
-            k.to(v.dtype),
-            v,
-            attn_mask=None if key_padding_mask is None else ~key_padding_mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=1.0,
-        )
-        return self.out_proj(x.transpose(1, 2).reshape(batch, length, dim))
-
-
-def _length(x: Tensor) -> Tensor:
-    # Not F.normalize: it divides whole tensors, which takes a third longer, both passes together.
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
-
-
-class FeedForward(nn.Module):
-    """Two Linears with a nonlinearity between them."""
-
-    def __init__(
-        self, dim: int, hidden: int, activation: Callable[[Tensor], Tensor], dropout: float = 0.0
-    ):
-        super().__init__()
-        self.fc1 = linear(dim, hidden)
-        self.fc2 = linear(hidden, dim)
-        self.activation = activation
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(x))))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: zeroes a residual branch for a whole sample, and scales up the others.
-
-    Here rather than from timm because importing timm takes seconds, at every fairseq command.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        return x * F.dropout(x.new_ones(x.shape[0], *[1] * (x.dim() - 1)), self.p)
-
-
-def linear(in_features: int, out_features: int) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def linear_norm(dim: int) -> nn.Sequential:
-    return nn.Sequential(linear(dim, dim), nn.LayerNorm(dim))

@@ -1,14 +1,12 @@
 """Reversible columns: a backward pass that rebuilds activations instead of keeping them.
 
 All the autograd machinery of the project is in this file. It reaches a column through its levels'
-``residual`` (any module) and ``gamma``, and through the equation and its inverse in ``column.py``.
+``network`` (any module) and ``gamma``, and through the equation and its inverse in ``column.py``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,13 +18,13 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 from .column import (
-    GUARD,
     Column,
     LevelKwargs,
-    State,
     check_state_dtype,
     level_inputs,
 )
+from .random_state import get_rng_state, replay_rng
+from .states import State
 
 STATE_DTYPE = torch.float64
 
@@ -91,33 +89,6 @@ def _run_column(
     return _ReversibleColumn.apply(step, stem, *exact, *parameters)
 
 
-def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
-    """Indices of the columns whose states are kept so that the others can be rebuilt from them.
-
-    Inverting column ``i`` multiplies errors by ``1 / |gamma[i]|``, channel by channel. From the
-    last column, which is always kept, these factors are multiplied up going back; where a product
-    would pass ``budget``, the column just reached is kept too and the product starts anew at 1.
-    """
-    keyframes = {len(columns) - 1}
-    if len(columns) <= 1:
-        return keyframes
-    with torch.no_grad():
-        # Of a level in all columns: where FSDP2 has sharded them, in one transfer.
-        scales = [
-            _whole(torch.stack([level.scale() for level in levels])).flatten(1)
-            for levels in zip(*(column.levels for column in columns[1:]), strict=True)
-        ]
-        # Together, so that all of it comes off the device in one transfer.
-        log_growth = -torch.cat(scales, dim=1).double().abs().log().cpu() - math.log1p(-GUARD)
-    total = torch.zeros_like(log_growth[0])
-    for index in range(len(columns) - 2, -1, -1):
-        total += log_growth[index]
-        if total.max() > math.log(budget):
-            keyframes.add(index)
-            total.zero_()
-    return keyframes
-
-
 @dataclass
 class _Chain:
     """What the columns of one forward pass share.
@@ -152,11 +123,11 @@ class _Step:
         below = below.detach().requires_grad_(index > 0 or stem.requires_grad)
         return below, above if above is None else above.detach().requires_grad_()
 
-    def residual(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
+    def run_network(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
         """``F`` as it runs in both passes."""
         with torch.enable_grad(), torch.autocast(**self.chain.autocast):
             kwargs = self.chain.level_kwargs[index]
-            return self.column.levels[index].residual(below, above, **kwargs)
+            return self.column.levels[index].network(below, above, **kwargs)
 
 
 class _ReversibleColumn(Function):
@@ -172,17 +143,17 @@ class _ReversibleColumn(Function):
         ctx.step, ctx.training, ctx.rng_states = step, step.column.training, []
         previous = step.chain.states
         states: list[State] = []
-        rng_state = _get_rng_state(stem.device)
+        rng_state = get_rng_state(stem.device)
         for index, level in enumerate(step.column.levels):
             below, above = step.inputs(index, stem, states, previous)
             with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
-                y = step.residual(index, below, above)
-            trainable = any(p.requires_grad for p in level.residual.parameters())
+                y = step.run_network(index, below, above)
+            trainable = any(p.requires_grad for p in level.network.parameters())
             if not trainable and _reads_others(y, (below, above)):
                 raise RuntimeError(_HIDDEN_PARAMETERS)
             y = y.detach()
             # Only a level that drew random numbers has something to replay.
-            rng_before, rng_state = rng_state, _get_rng_state(stem.device)
+            rng_before, rng_state = rng_state, get_rng_state(stem.device)
             drew = not all(map(torch.equal, rng_before, rng_state))
             ctx.rng_states.append(rng_before if drew else None)
             last = previous[index].exact if previous else None
@@ -240,8 +211,8 @@ class _ReversibleColumn(Function):
         for index in reversed(range(len(levels))):
             level, grad, state = levels[index], level_grads.pop(), states.pop()
             below, above = step.inputs(index, stem, states, previous)
-            with _replayed(ctx.rng_states[index], stem.device):
-                y = step.residual(index, below, above)
+            with replay_rng(ctx.rng_states[index], stem.device):
+                y = step.run_network(index, below, above)
             if previous:
                 back = level.invert(state, y.detach(), grad)
                 previous[index], previous_grads[index] = back.state, back.grad
@@ -251,7 +222,7 @@ class _ReversibleColumn(Function):
             del state  # no level below reads it
             if grad is None:
                 continue
-            read = _trainable(level.residual)
+            read = _trainable(level.network)
             parameters = [p for p in read if id(p) in grads]
             inputs = [below, above, *parameters]
             found = _differentiate(y, grad, inputs)
@@ -301,11 +272,6 @@ def _trainable(module: nn.Module) -> list[Tensor]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    # By its method: to import DTensor, to ask for its type, would take a second.
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
 def _drop(_: object) -> None:
     return None
 
@@ -314,31 +280,3 @@ def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
     if total is None or value is None:
         return value if total is None else total
     return total + value.to(total.dtype)  # torch is slow where dtypes differ
-
-
-def _get_rng_state(device: torch.device) -> list[Tensor]:
-    """State of the generators that a level on ``device`` can draw from."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(torch.get_device_module(device).get_rng_state(device))
-    return states
-
-
-def _set_rng_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[1], device)
-
-
-@contextmanager
-def _replayed(states: list[Tensor] | None, device: torch.device) -> Iterator[None]:
-    """Draw again what was drawn after ``states``, leaving the global stream where it is."""
-    if states is None:
-        yield
-        return
-    now = _get_rng_state(device)
-    _set_rng_state(states, device)
-    try:
-        yield
-    finally:
-        _set_rng_state(now, device)

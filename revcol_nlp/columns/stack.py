@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .column import Column, LevelKwargs, State
-from .reversible import STATE_DTYPE, plan_keyframes, run_reversible
+from .column import Column, LevelKwargs
+from .keyframes import plan_keyframes
+from .reversible import STATE_DTYPE, run_reversible
+from .states import State
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ KEYFRAME_BUDGET = 1e6
 class RevCol(nn.Module):
     """Reversible multi-column network (paper section 2.2): stem output in, level states out.
 
-    In training the states are float64 and ``F`` reads them rounded (`column.guarded`), with
+    In training the states are float64 and ``F`` reads them rounded (`split_state`), with
     ``reversible`` on or off: the two give the same gradients, and share one ``state_dict``. In
     evaluation nothing is rebuilt, and states have the stem's dtype.
 

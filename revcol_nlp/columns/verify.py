@@ -73,7 +73,7 @@ def differences(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:
     return found
 
 
-def held_bytes(step: Callable[[], Tensor], parameters: Sequence[Tensor]) -> int:
+def count_held_bytes(step: Callable[[], Tensor], parameters: Sequence[Tensor]) -> int:
     """Bytes of the tensors that autograd holds after ``step`` for its backward pass.
 
     Tensors that share memory count once, and ``parameters``, which are there anyway, not at all.

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from ..columns.isotropic import IsotropicConfig
 from ..columns.stack import KEEP_COLUMNS, KEYFRAME_BUDGET
 
-NUM_LEVELS = len(IsotropicConfig.blocks)
+NUM_LEVELS = len(IsotropicConfig.depths)
 
 
 @dataclass
@@ -30,10 +30,10 @@ class ColumnOptions(FairseqDataclass):
     """What the RevCol-Transformer has and fairseq's transformer has not."""
 
     encoder_columns: int = field(
-        default=IsotropicConfig.columns, metadata={"help": "number of columns in the encoder"}
+        default=IsotropicConfig.num_columns, metadata={"help": "number of columns in the encoder"}
     )
     encoder_column_blocks: str = field(
-        default=",".join(map(str, IsotropicConfig.blocks)),
+        default=",".join(map(str, IsotropicConfig.depths)),
         metadata={"help": "blocks in each level of a column, bottom to top"},
     )
     encoder_no_reversible: bool = field(
@@ -203,10 +203,10 @@ def isotropic_config(cfg: TransformerConfig) -> IsotropicConfig:
     """
     encoder = cfg.encoder
     try:
-        blocks = tuple(int(n) for n in encoder.column_blocks.split(","))
+        depths = tuple(int(n) for n in encoder.column_blocks.split(","))
     except ValueError:
-        blocks = ()
-    if len(blocks) != NUM_LEVELS or max(blocks) > LARGEST["encoder_columns"]:
+        depths = ()
+    if len(depths) != NUM_LEVELS or max(depths) > LARGEST["encoder_columns"]:
         raise ValueError(
             f"--encoder-column-blocks takes {NUM_LEVELS} whole numbers from 1 to "
             f"{LARGEST['encoder_columns']}, one per level, such as "
@@ -216,14 +216,14 @@ def isotropic_config(cfg: TransformerConfig) -> IsotropicConfig:
         dim=encoder.embed_dim,
         num_heads=encoder.attention_heads,
         ffn_dim=encoder.ffn_embed_dim,
-        columns=encoder.columns,
-        blocks=blocks,
-        bottom_up_linear=encoder.fusion == "both",
+        num_columns=encoder.columns,
+        depths=depths,
+        project_bottom_up=encoder.fusion == "both",
         activation=utils.get_activation_fn(cfg.activation_fn),
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,
         activation_dropout=cfg.activation_dropout or cfg.relu_dropout,
-        drop_path=encoder.drop_path,
+        drop_path_rate=encoder.drop_path,
     )
 
 

@@ -9,7 +9,7 @@ from fairseq.modules import LayerNorm
 from torch import Tensor, nn
 
 from ..checkpoints.fingerprint import DictionaryFingerprint
-from ..columns.isotropic import isotropic_columns
+from ..columns.isotropic import build_isotropic_columns
 from ..columns.stack import RevCol
 from .config import isotropic_config
 
@@ -25,7 +25,7 @@ class RevColEncoder(TransformerEncoderBase):
         cfg.encoder.layers = 0
         super().__init__(cfg, dictionary, embed_tokens)
         self.revcol = RevCol(
-            isotropic_columns(isotropic_config(cfg)),
+            build_isotropic_columns(isotropic_config(cfg)),
             reversible=not cfg.encoder.no_reversible,
             keep_columns=cfg.encoder.keep_columns,
             keyframe_budget=cfg.encoder.keyframe_budget,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from revcol_nlp.columns.isotropic import CosineAttention
+from revcol_nlp.columns.isotropic import NormalizedAttention
 from scripts.benchmarks.live_bytes import LiveBytes
 from scripts.benchmarks.timing import in_turn, median_ratio
 
@@ -28,7 +28,7 @@ def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     modules = {
         "fairseq": MultiheadAttention(args.dim, heads, self_attention=True).to(args.device),
-        "normalised": CosineAttention(args.dim, heads).to(args.device),
+        "normalised": NormalizedAttention(args.dim, heads).to(args.device),
     }
     rows = []
     for length in (32, 128, 512, 1024):
@@ -54,7 +54,7 @@ def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _attend(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, CosineAttention):
+    if isinstance(module, NormalizedAttention):
         return module(x, None)
     x = x.transpose(0, 1)
     return module(x, x, x, need_weights=False)[0].transpose(0, 1)

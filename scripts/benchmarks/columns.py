@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revcol_nlp.columns import reversible, verify
+from revcol_nlp.columns import verify
+from revcol_nlp.columns.keyframes import plan_keyframes
 from revcol_nlp.columns.stack import RevCol
 from scripts.benchmarks.attention import attention
 from scripts.benchmarks.figure import draw_lines
@@ -50,7 +51,7 @@ def exactness(args: argparse.Namespace) -> Rows:
     for columns in args.columns:
         for gamma in (0.5, "uniform"):
             model = build(args.dim, columns, gamma, device=args.device)
-            kept = reversible.plan_keyframes(model.columns[:-1], model.keyframe_budget)
+            kept = plan_keyframes(model.columns[:-1], model.keyframe_budget)
             row = {"columns": columns, "gamma": gamma, "keyframes": len(kept) - 1}
             for name, autocast in COMPUTE.items():
                 for way, candidate in (("naive", NaiveRevCol(model.columns)), ("ours", model)):

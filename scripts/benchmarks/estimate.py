@@ -21,7 +21,7 @@ from numpy.polynomial import Polynomial
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from revcol_nlp.columns.verify import held_bytes
+from revcol_nlp.columns.verify import count_held_bytes
 from revcol_nlp.models import RevColTransformerModel
 from scripts.lib.models import build_model, joined_task
 
@@ -145,7 +145,7 @@ class Model:
             )[0]
 
         def held(step: Callable[[], Tensor]) -> float:
-            return held_bytes(step, list(model.parameters())) / tokens.numel()
+            return count_held_bytes(step, list(model.parameters())) / tokens.numel()
 
         encoder, decoder, whole = held(encode), held(decode), held(train)
         # Of plain columns, and the kept last one apart, all of which are computed once more: the

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from revcol_nlp.columns import reversible
-from revcol_nlp.columns.column import Column, State, combine, level_inputs
-from revcol_nlp.columns.isotropic import IsotropicConfig, isotropic_columns
+from revcol_nlp.columns.column import Column, level_inputs
+from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import RevCol
+from revcol_nlp.columns.states import State, combine
 
 Run = Callable[..., Any]
 
@@ -28,11 +29,11 @@ def build(
         dim=dim,
         num_heads=max(1, dim // 64),
         ffn_dim=4 * dim,
-        columns=columns,
+        num_columns=columns,
         dropout=dropout,
-        drop_path=dropout,
+        drop_path_rate=dropout,
     )
-    model = RevCol(isotropic_columns(config)).to(device).train()
+    model = RevCol(build_isotropic_columns(config)).to(device).train()
     for name, parameter in model.named_parameters():
         if name.endswith(".gamma"):
             with torch.no_grad():
@@ -66,7 +67,7 @@ def _column(column: Column, run_level: Run, stem: Tensor, *exact: Tensor) -> tup
     previous = [State(x, x) for x in exact] or None
     states: list[State] = []
     for index, level in enumerate(column.levels):
-        y = run_level(level.residual, *level_inputs(index, stem, states, previous))
+        y = run_level(level.network, *level_inputs(index, stem, states, previous))
         last = exact[index] if exact else None
         x = combine(y, level.scale(), last, torch.float32)
         states.append(State(x, x))

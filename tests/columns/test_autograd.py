@@ -89,9 +89,9 @@ def test_gradients_accumulate_over_micro_batches():
 
 def test_a_weight_used_in_two_levels_and_two_columns_gets_both_gradients():
     model = build(4)
-    shared = model.columns[0].levels[0].residual.blocks[0].ffn
-    model.columns[0].levels[2].residual.blocks[0].ffn = shared
-    model.columns[2].levels[1].residual.blocks[0].ffn = shared
+    shared = model.columns[0].levels[0].network.blocks[0].ffn
+    model.columns[0].levels[2].network.blocks[0].ffn = shared
+    model.columns[2].levels[1].network.blocks[0].ffn = shared
     model.columns[1].levels[2].gamma = model.columns[1].levels[0].gamma
     assert max(gradient_difference(model, stem_output()).values()) <= BOUND
 
@@ -138,7 +138,7 @@ def test_parameters_changed_before_backward_are_noticed():
     model = build(4).train()
     loss = loss_of(model(stem_output()))
     with torch.no_grad():
-        model.columns[1].levels[0].residual.blocks[0].ffn.fc1.weight.mul_(2)
+        model.columns[1].levels[0].network.blocks[0].ffn.fc1.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -147,7 +147,7 @@ def test_frozen_parameters_and_masks_changed_before_backward_are_noticed():
     model = build(4).train()
     model.columns[1].requires_grad_(False)
     mask = torch.zeros(4, 8, dtype=torch.bool)
-    for changed in (mask, model.columns[1].levels[0].residual.blocks[0].ffn.fc1.weight):
+    for changed in (mask, model.columns[1].levels[0].network.blocks[0].ffn.fc1.weight):
         loss = loss_of(model(stem_output(), [{"key_padding_mask": mask}] * 4))
         changed[:, 4:] = 1
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -173,7 +173,7 @@ def test_switching_to_eval_before_backward_is_noticed():
 def test_a_backward_that_failed_leaves_nothing_stale():
     model = build(4).train()
     expected = stepped(model)
-    level = model.columns[1].levels[1].residual
+    level = model.columns[1].levels[1].network
     loss = loss_of(model(stem_output()))
     failing = level.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -184,7 +184,7 @@ def test_a_backward_that_failed_leaves_nothing_stale():
 
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_the_random_stream_after_a_step_is_the_plain_ones(p):
-    model, streams = build(4, dropout=p, drop_path=p), []
+    model, streams = build(4, dropout=p, drop_path_rate=p), []
     for reversible in (True, False):
         gradients(model, stem_output(), reversible=reversible)
         streams.append(torch.get_rng_state())
@@ -333,5 +333,5 @@ def test_a_level_may_skip_its_network_in_some_steps():
     model = RevCol(
         Column(Level(Skipping(), (DIM,), first_column=i == 0) for _ in range(2)) for i in range(3)
     )
-    model.columns[1].levels[0].residual.skips = True
+    model.columns[1].levels[0].network.skips = True
     assert max(gradient_difference(model, stem_output()).values()) <= BOUND

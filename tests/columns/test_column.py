@@ -4,18 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from revcol_nlp.columns.column import (
-    GAMMA_MIN,
-    GUARD,
-    Column,
-    Level,
-    combine,
-    guarded,
-    inverted,
-    nearest,
-)
-from revcol_nlp.columns.reversible import plan_keyframes
+from revcol_nlp.columns.column import GAMMA_MIN, Column, Level
+from revcol_nlp.columns.keyframes import plan_keyframes
 from revcol_nlp.columns.stack import RevCol
+from revcol_nlp.columns.states import GUARD, combine, invert_state, round_to_grid, split_state
 from revcol_nlp.columns.verify import gradient_difference
 from tests.helpers.columns import build, stem_output
 
@@ -46,26 +38,26 @@ def test_inverse_gives_back_the_previous_state():
     generator = torch.Generator().manual_seed(0)
     y, last = (torch.randn(5, 7, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     scale = torch.linspace(0.001, 1, 16, dtype=torch.float64)
-    last = guarded(last, -1)
-    state = guarded(combine(y, scale, last.exact, torch.float64), -1)
-    rebuilt = inverted(state, y, scale, None, -1).state
+    last = split_state(last, -1)
+    state = split_state(combine(y, scale, last.exact, torch.float64), -1)
+    rebuilt = invert_state(state, y, scale, None, -1).state
     torch.testing.assert_close(rebuilt.exact, last.exact, rtol=0, atol=1e-11)
     assert torch.equal(rebuilt.rounded, last.rounded)
 
 
 def test_a_guarded_state_rounds_alike_when_it_is_rebuilt_a_little_off():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = guarded(x, -1)
+    state = split_state(x, -1)
     step = 2.0 ** (torch.frexp(x.abs().amax(-1, keepdim=True)).exponent - 24)
     noise = (torch.rand(x.shape, dtype=torch.float64) * 2 - 1) * step * GUARD / 2 * 0.99
-    assert torch.equal(nearest(state.exact + noise, -1).float(), state.rounded)
+    assert torch.equal(round_to_grid(state.exact + noise, -1).float(), state.rounded)
     # Without the guard the same noise would change what F reads.
-    assert not torch.equal(nearest(x + noise, -1).float(), state.rounded)
+    assert not torch.equal(round_to_grid(x + noise, -1).float(), state.rounded)
 
 
 def test_rounding_stays_below_float32_resolution_of_the_largest_channel():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = guarded(x, -1)
+    state = split_state(x, -1)
     bound = x.abs().amax(-1, keepdim=True) * 2.0**-24
     assert ((state.rounded.double() - x).abs() <= bound).all()
     assert ((state.exact - x).abs() <= GUARD * bound).all()
@@ -94,7 +86,7 @@ def test_the_first_column_has_no_gamma_and_no_top_down_input():
     first, second = build(2).columns
     assert not [n for n, _ in first.named_parameters() if "gamma" in n or "top_down" in n]
     assert len([n for n, _ in second.named_parameters() if n.endswith("gamma")]) == 4
-    assert second.levels[3].residual.fusion.top_down is None
+    assert second.levels[3].network.fusion.top_down is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from revcol_nlp.columns.reversible import plan_keyframes
+from revcol_nlp.columns.keyframes import plan_keyframes
 from revcol_nlp.columns.stack import RevCol
 from tests.helpers.columns import DIM, build, largest_difference, loss_of, stem_output
 from tests.helpers.processes import run
@@ -54,7 +54,7 @@ def record_events(find_unused_parameters: bool) -> list[Event]:
         )
     for column, module in enumerate(model.columns):
         for level in module.levels:
-            level.residual.register_forward_pre_hook(partial(note, column))
+            level.network.register_forward_pre_hook(partial(note, column))
     for _ in range(2):  # DDP forms its buckets anew, by what it saw in the first step
         loss = loss_of(ddp(stem_output()))
         events.clear()
@@ -127,7 +127,7 @@ def sharded_steps(
     assert plan_keyframes(model.columns[:-1], 1e6) == {0, 3}
     if columns:
         first, last = model.columns[0], model.columns[-2]
-        first.levels[0].residual.register_forward_pre_hook(
+        first.levels[0].network.register_forward_pre_hook(
             lambda *_: check_sharded(last.parameters())
         )
     share = slice(2) if distributed.get_rank() == 0 else slice(2, 4)
@@ -176,7 +176,7 @@ def sharded_in_parts() -> None:
     model = build(3).train()
     for column in model.columns:
         for level in column.levels:
-            fully_shard(level.residual)
+            fully_shard(level.network)
     loss_of(fully_shard(model)(stem_output())).backward()
 
 
@@ -199,7 +199,7 @@ class Hidden(nn.Module):
 
 def test_hidden_parameters_are_refused() -> None:
     model = build(3).train()
-    model.columns[1].levels[1].residual = Hidden(nn.Parameter(torch.ones(2 * DIM)))
+    model.columns[1].levels[1].network = Hidden(nn.Parameter(torch.ones(2 * DIM)))
     with pytest.raises(RuntimeError, match="not its parameters"):
         model(stem_output())
     model.reversible = False

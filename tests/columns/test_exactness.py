@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from revcol_nlp.columns import column, reversible
+from revcol_nlp.columns import random_state, states
 from revcol_nlp.columns.verify import differences, gradient_difference, gradients
 from tests.helpers.columns import build, largest_difference, stem_output
 
 BOUND = 1e-6
-RANDOM = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.1}
+RANDOM = {
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "drop_path_rate": 0.1,
+}
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16-autocast"])
@@ -97,7 +102,7 @@ def test_a_level_input_that_needs_a_gradient_is_refused():
 
 def test_without_the_guard_errors_grow(monkeypatch):
     model, stem = build(32, gamma="uniform"), stem_output(batch=32, length=32)
-    monkeypatch.setattr(column, "GUARD", 0.0)
+    monkeypatch.setattr(states, "GUARD", 0.0)
     assert max(gradient_difference(model, stem).values()) > 1e-4
 
 
@@ -113,7 +118,7 @@ def test_without_keyframes_small_gammas_lose_the_states(monkeypatch):
 def test_without_replayed_random_numbers_dropout_breaks_the_gradients(monkeypatch):
     model = build(4, dropout=0.1)
     plain = gradients(model, stem_output(), reversible=False)
-    monkeypatch.setattr(reversible, "_set_rng_state", lambda *_: None)
+    monkeypatch.setattr(random_state, "set_rng_state", lambda *_: None)
     assert largest_difference(gradients(model, stem_output(), reversible=True), plain) > 1e-2
 
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from revcol_nlp.columns.isotropic import (
     Block,
-    CosineAttention,
     DropPath,
-    Fusion,
     IsotropicConfig,
-    isotropic_columns,
+    LinearFusion,
+    NormalizedAttention,
+    build_isotropic_columns,
 )
 
 CONFIG = IsotropicConfig(dim=16, num_heads=2, ffn_dim=32)
@@ -21,7 +21,7 @@ CONFIG = IsotropicConfig(dim=16, num_heads=2, ffn_dim=32)
 
 def test_attention_is_the_softmax_of_scaled_cosines():
     torch.manual_seed(0)
-    attention = CosineAttention(16, 2)
+    attention = NormalizedAttention(16, 2)
     with torch.no_grad():
         # The second head's temperature is above the bound of 100.
         attention.logit_scale.copy_(torch.tensor([1.0, 7.0]).view(2, 1, 1))
@@ -45,13 +45,13 @@ def test_attention_runs_in_one_fused_call(monkeypatch):
     monkeypatch.setattr(
         F, "scaled_dot_product_attention", lambda *a, **k: calls.append(k) or fused(*a, **k)
     )
-    CosineAttention(16, 2, dropout=0.25).train()(torch.randn(1, 4, 16))
+    NormalizedAttention(16, 2, dropout=0.25).train()(torch.randn(1, 4, 16))
     assert [(c["scale"], c["dropout_p"]) for c in calls] == [(1.0, 0.25)]
 
 
 def test_attention_does_not_depend_on_the_length_of_queries_and_keys():
     torch.manual_seed(0)
-    attention = CosineAttention(16, 2)
+    attention = NormalizedAttention(16, 2)
     x = torch.randn(2, 4, 16)
     before = attention(x)
     with torch.no_grad():
@@ -71,11 +71,13 @@ def test_blocks_normalise_the_branch_and_not_the_residual():
 def test_fusion_is_the_sum_of_the_projected_inputs():
     torch.manual_seed(0)
     below, above = torch.randn(2, 2, 4, 16)
-    fusion = Fusion(16, bottom_up_linear=False, top_down=True)
+    fusion = LinearFusion(16, project_bottom_up=False, top_down=True)
     linear, norm = fusion.top_down
     torch.testing.assert_close(fusion(below, above), below + norm(linear(above)))
-    assert torch.equal(Fusion(16, bottom_up_linear=False, top_down=False)(below, None), below)
-    both = Fusion(16, bottom_up_linear=True, top_down=True)
+    assert torch.equal(
+        LinearFusion(16, project_bottom_up=False, top_down=False)(below, None), below
+    )
+    both = LinearFusion(16, project_bottom_up=True, top_down=True)
     expected = both.bottom_up(below) + both.top_down(above)
     torch.testing.assert_close(both(below, above), expected)
 
@@ -92,7 +94,9 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 def test_the_last_linear_of_a_feed_forward_network_starts_smaller_with_depth():
     torch.manual_seed(0)
-    columns = isotropic_columns(IsotropicConfig(dim=64, num_heads=2, ffn_dim=128, columns=2))
+    columns = build_isotropic_columns(
+        IsotropicConfig(dim=64, num_heads=2, ffn_dim=128, num_columns=2)
+    )
     blocks = [m for c in columns for m in c.modules() if isinstance(m, Block)]
     sizes = [block.ffn.fc2.weight.std().item() for block in blocks]
     for depth, size in enumerate(sizes, start=1):
@@ -100,7 +104,7 @@ def test_the_last_linear_of_a_feed_forward_network_starts_smaller_with_depth():
 
 
 def test_stochastic_depth_grows_from_the_first_block_of_a_column_to_its_last():
-    config = replace(CONFIG, columns=2, blocks=(1, 2, 1, 1), drop_path=0.4)
-    for column in isotropic_columns(config):
-        rates = [m.p for m in column.modules() if isinstance(m, DropPath)]
+    config = replace(CONFIG, num_columns=2, depths=(1, 2, 1, 1), drop_path_rate=0.4)
+    for column in build_isotropic_columns(config):
+        rates = [m.drop_prob for m in column.modules() if isinstance(m, DropPath)]
         assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])

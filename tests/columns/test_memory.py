@@ -17,7 +17,7 @@ def held_bytes(columns: int, *, reversible: bool = True, gamma=0.5, **revcol) ->
     revcol = {"reversible": reversible, **revcol}
     model = build(columns, gamma=gamma, dropout=0.1, revcol=revcol).train()
     step = lambda: loss_of(model(stem_output().requires_grad_()))  # noqa: E731
-    return verify.held_bytes(step, list(model.parameters()))
+    return verify.count_held_bytes(step, list(model.parameters()))
 
 
 def test_a_further_column_holds_nothing():
@@ -49,7 +49,7 @@ def test_keep_columns_trades_memory_for_recomputation(keep):
 
     for column in model.columns:
         for level in column.levels:
-            level.residual.register_forward_hook(count)
+            level.network.register_forward_hook(count)
     loss_of(model(stem_output().requires_grad_())).backward()
     # Each level once forward, and once more where it is rebuilt.
     assert calls == 16 + 4 * (4 - keep)
@@ -82,7 +82,7 @@ def test_one_levels_graph_is_alive_at_a_time():
 
     for column in model.columns:
         for level in column.levels:
-            level.residual.register_forward_hook(lambda _module, _inputs, y: Witness.apply(y))
+            level.network.register_forward_hook(lambda _module, _inputs, y: Witness.apply(y))
     loss = loss_of(model(stem_output().requires_grad_()))
     gc.collect()
     assert not any(ref() is not None for ref in alive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from revcol_nlp.columns.isotropic import IsotropicConfig, isotropic_columns
+from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import RevCol
 from revcol_nlp.columns.verify import differences
 
@@ -15,8 +15,8 @@ DIM = 32
 def build(columns: int = 4, *, gamma: float | str = 0.5, revcol: dict | None = None, **config):
     """A seeded `RevCol` of isotropic columns; ``gamma``: a value, or ``"uniform"`` in [1e-3, 1]."""
     torch.manual_seed(0)
-    sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "columns": columns} | config
-    model = RevCol(isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))
+    sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "num_columns": columns} | config
+    model = RevCol(build_isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))
     for name, parameter in model.named_parameters():
         if name.endswith(".gamma"):
             with torch.no_grad():

@@ -151,7 +151,7 @@ def test_the_weights_gradient_is_as_exact_in_half_precision(autocast: torch.dtyp
 def test_no_more_logits_are_held_than_those_of_one_chunk() -> None:
     def held(name: str, **options: Any) -> int:
         net, loss_of = model(), criterion(name, **options)
-        return verify.held_bytes(lambda: loss_of(net, sample())[0], list(net.parameters()))
+        return verify.count_held_bytes(lambda: loss_of(net, sample())[0], list(net.parameters()))
 
     row = 4 * VOCABULARY  # bytes of one token's logits
     assert held(ORDINARY) - held(CHUNKED, chunk_tokens=6) > (36 - 6) * row

@@ -60,7 +60,7 @@ def tensors_alive() -> int:
 @pytest.mark.parametrize("level", [1, 6])
 @pytest.mark.parametrize("where", [FORWARD, REBUILDING, BACKWARD])
 def test_a_step_without_memory_leaves_nothing_behind(where: str, level: int) -> None:
-    model, stem = build(columns=4, dropout=0.1, drop_path=0.1), stem_output().requires_grad_()
+    model, stem = build(columns=4, dropout=0.1, drop_path_rate=0.1), stem_output().requires_grad_()
     expected = gradients(model, stem, reversible=True)
     alive = tensors_alive()
     model.train()

@@ -85,11 +85,11 @@ def test_options_reach_the_columns():
     assert (len(revcol.columns), revcol.reversible, revcol.keep_columns) == (5, False, 2)
     assert revcol.keyframe_budget == 100
     column = revcol.columns[1]
-    assert [len(level.residual.blocks) for level in column.levels] == [2, 1, 1, 3]
-    block = column.levels[-1].residual.blocks[-1]
-    assert (block.dropout.p, block.drop_path.p, block.attention.dropout) == (0.3, 0.2, 0.4)
+    assert [len(level.network.blocks) for level in column.levels] == [2, 1, 1, 3]
+    block = column.levels[-1].network.blocks[-1]
+    assert (block.dropout.p, block.drop_path.drop_prob, block.attention.dropout) == (0.3, 0.2, 0.4)
     assert (block.ffn.dropout.p, block.ffn.activation.__name__) == (0.6, "gelu")
-    assert isinstance(column.levels[0].residual.fusion.bottom_up, torch.nn.Sequential)
+    assert isinstance(column.levels[0].network.fusion.bottom_up, torch.nn.Sequential)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_every_parameter_of_the_whole_model_gets_a_gradient():
 
 def test_the_column_code_does_not_import_fairseq_or_timm():
     code = (
-        "import sys, revcol_nlp, revcol_nlp.revcol, revcol_nlp.layers\n"
+        "import sys, revcol_nlp, revcol_nlp.columns\n"
         "assert not {'fairseq', 'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,7 +40,9 @@ def test_live_bytes_are_those_that_autograd_holds(reversible: bool, autocast: bo
         gradients = sum(p.numel() * p.element_size() for p in [*model.parameters(), stem])
         assert counter.live == {"forward": 0, "backward": gradients}
     assert counted[0] == counted[1]
-    assert counted[0][0] == verify.held_bytes(step, [*model.parameters(), stem]) + 4  # the loss
+    assert (
+        counted[0][0] == verify.count_held_bytes(step, [*model.parameters(), stem]) + 4
+    )  # the loss
     assert counted[0][1].total() > counted[0][0]
 
 

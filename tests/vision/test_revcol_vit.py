@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vision  # noqa: F401 (registers the models)
 from revcol_nlp.columns.isotropic import Block, DropPath
-from revcol_nlp.columns.verify import differences, held_bytes
+from revcol_nlp.columns.verify import count_held_bytes, differences
 
 # Parameters and multiply-accumulates of one image, in millions.
 SIZES = {
@@ -74,15 +74,15 @@ def test_figure_6_variants_have_32_blocks_of_the_width_of_b():
 
 
 def test_the_columns_are_the_papers():
-    model = build(drop_path_rate=0.3, column_blocks=(1, 1, 1, 2))
+    model = build(drop_path_rate=0.3, depths=(1, 1, 1, 2))
     for i, column in enumerate(model.revcol.columns):
         for index, level in enumerate(column.levels):
-            fusion = level.residual.fusion
+            fusion = level.network.fusion
             kinds = [type(layer).__name__ for layer in fusion.bottom_up]
             assert kinds == ["Linear", "LayerNorm"]
             assert (fusion.top_down is not None) == (i > 0 and index < 3)
             assert (level.gamma is not None) == (i > 0)
-        rates = [m.p for m in column.modules() if isinstance(m, DropPath)]
+        rates = [m.drop_prob for m in column.modules() if isinstance(m, DropPath)]
         assert (rates[0], rates[-1]) == pytest.approx((0, 0.3))
     blocks = [m for m in model.modules() if isinstance(m, Block)]
     spread = [block.ffn.fc2.weight.std() * (2 * n) ** 0.5 for n, block in enumerate(blocks, 1)]
@@ -118,19 +118,21 @@ def test_no_bytes_are_held_for_another_column():
     held = []
     for columns in (3, 9):
         model = build(num_columns=columns).train()
-        held.append(held_bytes(lambda model=model: model(images()).sum(), [*model.parameters()]))
+        held.append(
+            count_held_bytes(lambda model=model: model(images()).sum(), [*model.parameters()])
+        )
     assert held[0] == held[1]
 
 
 def test_grad_checkpointing_holds_less_and_changes_no_gradient():
     model = build(**RANDOM).train()
     step, parameters = (lambda: model(images()).sum()), list(model.parameters())
-    plain, held = gradients(model, images()), held_bytes(step, parameters)
+    plain, held = gradients(model, images()), count_held_bytes(step, parameters)
     model.set_grad_checkpointing()
-    assert held_bytes(step, parameters) < held / 3
+    assert count_held_bytes(step, parameters) < held / 3
     assert max(differences(gradients(model, images()), plain).values()) <= 1e-6
     model.set_grad_checkpointing(False)
-    assert held_bytes(step, parameters) == held
+    assert count_held_bytes(step, parameters) == held
 
 
 def test_intermediates_are_levels_of_columns():
@@ -275,7 +277,7 @@ def test_plain_and_reversible_share_weights_and_outputs():
         ({"pretrained": True}, RuntimeError, "No pretrained weights exist for test_revcol_vit"),
         ({"depth": 12}, TypeError, "depth"),
         ({"qk_norm": True}, TypeError, "qk_norm"),
-        ({"column_blocks": (1, 1)}, ValueError, "4 of them, one for each"),
+        ({"depths": (1, 1)}, ValueError, "4 of them, one for each"),
         ({"num_columns": 0}, ValueError, "columns must be at least 1"),
         ({"keep_columns": 4}, ValueError, "keep_columns must be between 0"),
         ({"num_heads": 5}, ValueError, "5 heads do not divide 32"),
@@ -295,7 +297,7 @@ def test_init_weights_starts_anew():
         started.init_weights()
     assert all(map(torch.equal, model.state_dict().values(), empty.state_dict().values()))
     assert (model.revcol.columns[1].levels[0].gamma == 0.5).all()
-    block = model.revcol.columns[0].levels[0].residual.blocks[0]
+    block = model.revcol.columns[0].levels[0].network.blocks[0]
     assert block.ffn.fc1.weight.abs().max().item() == pytest.approx(
         (6 / (32 + 128)) ** 0.5, rel=0.01
     )

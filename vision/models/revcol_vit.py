@@ -14,12 +14,12 @@ from timm.models import register_notrace_module
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from revcol_nlp.columns.isotropic import IsotropicConfig, isotropic_columns
+from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import KEEP_COLUMNS, KEYFRAME_BUDGET, RevCol
 
-NUM_LEVELS = len(IsotropicConfig.blocks)
+NUM_LEVELS = len(IsotropicConfig.depths)
 # Learnt faster on CIFAR-10 than 0 (Swin V2's) and 1 (LayerNorm's) in 150 updates.
-BRANCH_INIT = 0.2
+INIT_VALUES = 0.2
 
 # A level of the last column, or (column, level).
 Index = int | tuple[int, int]
@@ -30,7 +30,7 @@ class TokenColumns(RevCol):
     """Isotropic columns over ``(B, N, C)`` tokens, which `torch.jit.script` can take."""
 
     def __init__(self, config: IsotropicConfig, **options: Any):
-        super().__init__(isotropic_columns(config), **options)
+        super().__init__(build_isotropic_columns(config), **options)
         self.config = config
 
     def __prepare_scriptable__(self) -> torch.jit.ScriptModule:
@@ -60,7 +60,7 @@ class RevColViT(VisionTransformer):
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward networks, relative to ``embed_dim``.
         num_columns: number of columns, ``COL``.
-        column_blocks: blocks in each level, bottom to top, ``B``; a number stands for all levels.
+        depths: blocks in each level, bottom to top, ``B``; a number stands for all levels.
         reversible: rebuild activations in the backward pass instead of keeping them.
         keep_columns: how many of the last columns keep their activations; see `RevCol`.
         keyframe_budget: growth of rounding errors at which a column's states are kept.
@@ -92,12 +92,12 @@ class RevColViT(VisionTransformer):
         embed_dim: int = 384,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
-        num_columns: int = IsotropicConfig.columns,
-        column_blocks: int | Sequence[int] = IsotropicConfig.blocks,
+        num_columns: int = IsotropicConfig.num_columns,
+        depths: int | Sequence[int] = IsotropicConfig.depths,
         reversible: bool = True,
         keep_columns: int = KEEP_COLUMNS,
         keyframe_budget: float = KEYFRAME_BUDGET,
-        init_values: float = BRANCH_INIT,
+        init_values: float = INIT_VALUES,
         class_token: bool = False,
         reg_tokens: int = 0,
         no_embed_class: bool = False,
@@ -112,24 +112,24 @@ class RevColViT(VisionTransformer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        blocks = [column_blocks] * NUM_LEVELS if isinstance(column_blocks, int) else column_blocks
-        if len(blocks) != NUM_LEVELS:
+        depths = [depths] * NUM_LEVELS if isinstance(depths, int) else list(depths)
+        if len(depths) != NUM_LEVELS:
             raise ValueError(
-                f"column_blocks is a number of blocks, or {NUM_LEVELS} of them, one for each "
-                f"level; got {column_blocks!r}"
+                f"depths is a number of blocks, or {NUM_LEVELS} of them, one for each "
+                f"level; got {depths!r}"
             )
         config = IsotropicConfig(
             dim=embed_dim,
             num_heads=num_heads,
             ffn_dim=int(embed_dim * mlp_ratio),
-            columns=num_columns,
-            blocks=tuple(blocks),
-            bottom_up_linear=True,
-            branch_init=init_values,
+            num_columns=num_columns,
+            depths=tuple(depths),
+            project_bottom_up=True,
+            init_values=init_values,
             dropout=proj_drop_rate,
             attention_dropout=attn_drop_rate,
             activation_dropout=proj_drop_rate,
-            drop_path=drop_path_rate,
+            drop_path_rate=drop_path_rate,
         )
         super().__init__(
             img_size=img_size,

@@ -69,42 +69,42 @@ _BASE = dict(embed_dim=384, num_heads=6)
 @register_model
 def revcol_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """RevCol-ViT-S, Table 9."""
-    size = dict(embed_dim=224, num_heads=4, column_blocks=2)
+    size = dict(embed_dim=224, num_heads=4, depths=2)
     return _create("revcol_vit_small_patch16_224", pretrained, size, **kwargs)
 
 
 @register_model
 def revcol_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """RevCol-ViT-B, Table 9."""
-    size = dict(_BASE, column_blocks=3)
+    size = dict(_BASE, depths=3)
     return _create("revcol_vit_base_patch16_224", pretrained, size, **kwargs)
 
 
 @register_model
 def revcol_vit_base_col1_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """Figure 6: 32 blocks of B's width in 1 column."""
-    size = dict(_BASE, num_columns=1, column_blocks=8)
+    size = dict(_BASE, num_columns=1, depths=8)
     return _create("revcol_vit_base_col1_patch16_224", pretrained, size, **kwargs)
 
 
 @register_model
 def revcol_vit_base_col2_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """Figure 6: 32 blocks of B's width in 2 columns."""
-    size = dict(_BASE, num_columns=2, column_blocks=4)
+    size = dict(_BASE, num_columns=2, depths=4)
     return _create("revcol_vit_base_col2_patch16_224", pretrained, size, **kwargs)
 
 
 @register_model
 def revcol_vit_base_col4_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """Figure 6: 32 blocks of B's width in 4 columns."""
-    size = dict(_BASE, num_columns=4, column_blocks=2)
+    size = dict(_BASE, num_columns=4, depths=2)
     return _create("revcol_vit_base_col4_patch16_224", pretrained, size, **kwargs)
 
 
 @register_model
 def revcol_vit_base_col8_patch16_224(pretrained: bool = False, **kwargs: Any) -> RevColViT:
     """Figure 6: 32 blocks of B's width in 8 columns."""
-    size = dict(_BASE, num_columns=8, column_blocks=1)
+    size = dict(_BASE, num_columns=8, depths=1)
     return _create("revcol_vit_base_col8_patch16_224", pretrained, size, **kwargs)
 
 
