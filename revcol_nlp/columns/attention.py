@@ -35,9 +35,10 @@ class NormalizedAttention(nn.Module):
         """``x`` is ``(B, T, C)``; ``key_padding_mask`` ``(B, T)`` is true at padding."""
         batch, length, dim = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        # Normalised in float32; the temperature goes into q, as the kernels take none per head.
-        scale = self.logit_scale.float().clamp(max=math.log(LOGIT_SCALE_MAX)).exp()
-        q, k = q.float(), k.float()
+        # In float32 at least. The temperature goes into q, since kernels take none per head.
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        scale = self.logit_scale.to(dtype).clamp(max=math.log(LOGIT_SCALE_MAX)).exp()
+        q, k = q.to(dtype), k.to(dtype)
         q, k = q * (scale / _length(q)), k * _length(k).reciprocal()
         x = F.scaled_dot_product_attention(
             q.to(v.dtype),

@@ -1,148 +1,343 @@
-"""The column equation of *Reversible Column Networks* (Eq. 3), forward and inverse.
+"""The column equation of *Reversible Column Networks* (Eq. 3): a level, and a column of levels.
 
-Nothing here knows of text or images, and nothing here plays tricks with autograd: ``reversible.py``
-holds those. Notation as in the paper: column ``i``, level ``l``, and ``F[i][l]`` the level's
-network (a fusion, then blocks), which may be any module.
+Notation as in the paper: column ``i``, level ``l``, and ``F[i][l]`` the network of a level (in the
+paper a fusion, then blocks; here any module). There is no custom autograd function in this file;
+``reversible.py`` has the one that rebuilds levels in the backward pass.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from .compilation import get_compiled
-from .states import InvertedState, State, invert_state, restore_state, update_state
+from .compilation import compiled, raised_recompile_limit
+from .states import (
+    Precision,
+    State,
+    differentiate_update,
+    invert_update,
+    read_state,
+    unguard_state,
+    update_state,
+)
+
+if TYPE_CHECKING:
+    from .reversible import ReversibleRun
 
 GAMMA_INIT = 0.5
 GAMMA_MIN = 1e-3
 
 LevelKwargs = Mapping[str, Any]
+# What a level reads: the stem's output (a Tensor), a state, or nothing.
+LevelInput = Tensor | State | None
 
 
 class Level(nn.Module):
     """One level of one column: the network ``F`` and the channel-wise scale ``gamma``.
 
     Args:
-        network: the paper's ``F``, called as ``network(below, above, **level_kwargs)``, where
-            ``above`` is ``None`` if the level has no top-down input. It returns a tensor of the
-            state's shape, which no other level needs to share.
-        gamma_shape: shape of ``gamma``, broadcast against the state: ``(C,)`` for states of shape
-            ``(..., C)``, ``(C, 1, 1)`` for ``(B, C, H, W)``.
-        first_column: the first column has no previous one to scale, and so no ``gamma``.
+        network: the paper's ``F``, called as ``network(below, above, **level_kwargs)``; ``above``
+            is ``None`` where the level has no top-down input. It returns a tensor of the state's
+            shape; other levels may have other shapes. README.md says what it may not do.
+        num_channels: channels ``C`` of the state, and the length of ``gamma``.
+        channel_dim: where the state has its channels: -1 for ``(B, T, C)``, -3 or 1 for
+            ``(B, C, H, W)``.
+
+    Raises:
+        TypeError: if ``network`` is no module or ``num_channels`` no whole number.
+        ValueError: if ``num_channels`` is below 1 or ``channel_dim`` is 0, the batch.
     """
 
-    def __init__(
-        self, network: nn.Module, gamma_shape: Sequence[int], *, first_column: bool = False
-    ):
+    def __init__(self, network: nn.Module, num_channels: int, *, channel_dim: int = -1):
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"a level's network must be a torch module, not {network!r}")
+        if not isinstance(num_channels, int):
+            raise TypeError(
+                f"num_channels must be the number of a state's channels, not {num_channels!r}; "
+                "channel_dim says which dimension of the state they are"
+            )
+        if num_channels < 1:
+            raise ValueError(f"num_channels must be at least 1, got {num_channels}")
+        if channel_dim == 0:
+            raise ValueError("channel_dim 0 is the batch; for (B, C, H, W) take 1, or -3")
         self.network = network
-        self.channel_dim = -len(gamma_shape)
+        self.num_channels = num_channels
+        self.channel_dim = channel_dim
         self.compile_options: dict[str, Any] | None = None
-        if first_column:
-            self.register_parameter("gamma", None)
-        else:
-            self.gamma = nn.Parameter(torch.full(tuple(gamma_shape), GAMMA_INIT))
+        # Whether a second run of the network was found to repeat the first (`rerun.py`).
+        self.repeats = False
+        # One-dimensional whatever the state's shape: optimisers do not decay such parameters.
+        self.gamma = nn.Parameter(torch.full((num_channels,), GAMMA_INIT))
 
-    def scale(self) -> Tensor | None:
-        """``gamma`` with ``|gamma| >= 1e-3``, its sign kept (paper section 2.2.2).
+    def extra_repr(self) -> str:
+        return f"num_channels={self.num_channels}, channel_dim={self.channel_dim}"
 
-        The bound acts where gamma is read and passes gradients straight through, so that a gamma
-        that reached the bound can leave it again.
+    def bounded_gamma(self) -> Tensor:
+        """``gamma`` with ``|gamma| >= 1e-3``, its sign kept (paper section 2.2.2); ``(C,)``.
+
+        The bound acts where gamma is read, and passes gradients on as they are, so that a gamma
+        at the bound can leave it again. (The authors' code clamps the parameter in place.)
         """
-        if self.gamma is None:
-            return None
         raw = self.gamma.detach()
         bounded = torch.where(raw < 0, raw.clamp(max=-GAMMA_MIN), raw.clamp(min=GAMMA_MIN))
         return self.gamma + (bounded - raw)
 
-    def update(
-        self, y: Tensor, last: Tensor | None, state_dtype: torch.dtype, carried: bool = True
-    ) -> State:
-        """``x[i][l]`` from ``y``, what ``F`` returned, and ``x[i-1][l]``, the exact ``last``."""
-        run = get_compiled(update_state, self.compile_options)
-        return run(y, self.scale(), last, state_dtype, self.channel_dim, carried)
+    def _scale(self, ndim: int) -> Tensor:
+        """gamma in a shape that broadcasts against a state of ``ndim`` dimensions."""
+        shape = [1] * ndim
+        shape[self.channel_dim] = self.num_channels
+        return self.bounded_gamma().view(shape)
 
-    def invert(self, state: State, y: Tensor, grad: Tensor | None) -> InvertedState:
-        """`update` undone: ``x[i-1][l]`` from its result and the same ``y``, and the gradients."""
-        run = get_compiled(invert_state, self.compile_options)
-        return run(state, y, self.scale(), grad, self.channel_dim)
+    def forward(
+        self,
+        inputs: Sequence[LevelInput],
+        previous: State | None,
+        level_kwargs: LevelKwargs,
+        precision: Precision,
+        run: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """Eq. 3 for one level: ``x[i][l] = F[i][l]( inputs ) + gamma[i][l] * x[i-1][l]``.
 
-    def compile(self, **options: Any) -> None:
-        """Compile ``F`` and the updates in place, by ``torch.compile(..., **options)``."""
+        Args:
+            inputs: what the network reads, as `Column.level_inputs` returns it.
+            previous: the state ``x[i-1][l]``; ``None`` in the first column.
+            level_kwargs: keyword arguments of the network.
+            precision: of this forward pass.
+            run: computes the same and keeps nothing for the backward pass (`reversible.py`).
+
+        Returns:
+            the exact state, in the dtype ``precision.state``.
+        """
+        if run is not None:
+            return run(self, inputs, previous, level_kwargs)
+        # Tensors as views: what the network adds up to a gradient of one is then added to those of
+        # other levels in one step, as in reversible.py. Sums in another order have other bits.
+        read = [read_state(x, precision) if isinstance(x, State) else _view(x) for x in inputs]
+        y = self.run_network(read, tree_map(_view, dict(level_kwargs)))
+        return self.update(y, previous, precision)
+
+    def run_network(self, inputs: Sequence[Tensor | None], level_kwargs: LevelKwargs) -> Tensor:
+        """``F( inputs )``, checked.
+
+        Raises:
+            TypeError: if the network does not take these inputs, or returns no tensor.
+            ValueError: if its output has another shape than the level's states.
+            RuntimeError: if it writes into an input.
+        """
+        untouched = None if torch.compiler.is_compiling() else _InputGuard(inputs)
+        try:
+            with nullcontext() if self.compile_options is None else raised_recompile_limit():
+                y = self.network(*inputs, **level_kwargs)
+        except TypeError as error:
+            self._explain_signature(inputs, level_kwargs, error)
+            raise
+        except RuntimeError as error:
+            if "in-place operation" in str(error):
+                raise RuntimeError(f"{WRITES_INTO_INPUTS}: {error}") from error
+            raise
+        if untouched is not None and not untouched.check():
+            raise RuntimeError(WRITES_INTO_INPUTS)
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"a level's network must return one tensor, its state's share; "
+                f"{type(self.network).__name__} returned {type(y).__name__}"
+            )
+        dim = self.channel_dim % y.dim() if -y.dim() <= self.channel_dim < y.dim() else 0
+        if dim == 0 or y.shape[dim] != self.num_channels:
+            raise ValueError(
+                f"{type(self.network).__name__} returned a tensor of shape {tuple(y.shape)}; its "
+                f"level was made for {self.num_channels} channels in dimension {self.channel_dim}"
+            )
+        return y
+
+    def _explain_signature(
+        self, inputs: Sequence[Tensor | None], level_kwargs: LevelKwargs, error: TypeError
+    ) -> None:
+        try:
+            inspect.signature(self.network.forward).bind(*inputs, **level_kwargs)
+        except TypeError as mismatch:
+            names = ", ".join(["below", "above", *(f"input {n}" for n in range(2, len(inputs)))])
+            raise TypeError(
+                f"{type(self.network).__name__}.forward does not take what a level gives it "
+                f"({names[: None if len(inputs) > 1 else 5]}; keyword arguments: "
+                f"{', '.join(level_kwargs) or 'none'}): {mismatch}"
+            ) from error
+
+    def update(self, y: Tensor, previous: State | None, precision: Precision) -> Tensor:
+        """The exact state ``x[i][l]`` from ``y``, the network's output, and ``x[i-1][l]``."""
+        run = compiled(update_state, self.compile_options)
+        exact = None if previous is None else previous.exact
+        if exact is not None and exact.shape != y.shape:
+            raise ValueError(
+                f"{type(self.network).__name__} returned a tensor of shape {tuple(y.shape)}, and "
+                f"the previous column's state at this level has {tuple(exact.shape)}"
+            )
+        scale = None if exact is None else self._scale(y.dim())
+        return run(y, scale, exact, precision, self.channel_dim)
+
+    def unguard(self, state: State, precision: Precision) -> Tensor:
+        """``x[i][l]`` without its guard: the first step of taking `update` back."""
+        return compiled(unguard_state, self.compile_options)(state, precision)
+
+    def invert(self, x: Tensor, y: Tensor) -> Tensor:
+        """The exact state ``x[i-1][l]`` from ``x[i][l]``, unguarded, and the network's output."""
+        run = compiled(invert_update, self.compile_options)
+        return run(x, y, self._scale(y.dim()))
+
+    def differentiate(self, grad: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of `update` with respect to ``previous`` and ``gamma``."""
+        run = compiled(differentiate_update, self.compile_options)
+        previous_grad, scale_grad = run(grad, previous, self._scale(grad.dim()))
+        return previous_grad, scale_grad.view(-1).to(self.gamma.dtype)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the network and the state's arithmetic, by ``torch.compile(..., **options)``."""
         self.network.compile(**options)
         self.compile_options = options
 
 
+def _view(x: Any) -> Any:
+    return x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x
+
+
+WRITES_INTO_INPUTS = (
+    "a level's network wrote into one of its inputs, which other levels read too: write "
+    "`below = below + above` in place of `below += above`, and put no in-place activation first"
+)
+
+
+class _InputGuard:
+    """Tells whether tensors were written into, by their version counters."""
+
+    def __init__(self, tensors: Iterable[Tensor | None]):
+        self.tensors = [x for x in tensors if x is not None]
+        # Tensors of inference mode have no counter: they are compared with a copy.
+        self.before = [x.clone() if x.is_inference() else x._version for x in self.tensors]
+
+    def check(self) -> bool:
+        return all(
+            torch.equal(x, before) if x.is_inference() else x._version == before
+            for x, before in zip(self.tensors, self.before, strict=True)
+        )
+
+
 class Column(nn.Module):
-    """The levels of one column, bottom to top."""
+    """The levels of one column, bottom to top.
+
+    Args:
+        levels: at least one `Level`.
+
+    Raises:
+        TypeError: if one of them is no `Level`.
+    """
 
     def __init__(self, levels: Iterable[Level]):
         super().__init__()
         self.levels = nn.ModuleList(levels)
+        for index, level in enumerate(self.levels):
+            if not isinstance(level, Level):
+                raise TypeError(
+                    f"level {index} of a Column is a {type(level).__name__}: wrap its network, "
+                    "Level(network, num_channels)"
+                )
+        if not len(self.levels):
+            raise ValueError("a Column needs at least 1 level, got 0")
+
+    def level_inputs(
+        self, index: int, stem_output: Tensor, states: Sequence[State | None]
+    ) -> tuple[LevelInput, ...]:
+        """What the network of level ``index`` reads; a kind of column may read something else.
+
+        Here, as in the paper's Eq. 3, it is the level below in the same column (or the stem's
+        output) and the level above in the previous column::
+
+            x[i][l-1], x[i-1][l+1]
+
+        The paper's multi-level reversible unit (Eq. 2) lets a level read any of the states that
+        were made after the one that it replaces. An override returns any of ``states`` but
+        ``states[index]``, ``stem_output`` or ``None``, as they are, and decides by ``index`` and
+        by which states are ``None`` alone: the backward pass calls it again.
+
+        Args:
+            index: of the level, from the bottom.
+            stem_output: output of the stem.
+            states: one per level: up to ``index - 1`` those of this column, from ``index`` on
+                those of the previous column (all ``None`` in the first column).
+        """
+        below = states[index - 1] if index else stem_output
+        above = states[index + 1] if index + 1 < len(states) else None
+        return below, above
 
     def forward(
         self,
-        stem: Tensor,
-        previous: Sequence[State] | None,
+        stem_output: Tensor,
+        states: Sequence[State | None],
         level_kwargs: Sequence[LevelKwargs],
-        state_dtype: torch.dtype,
-        run: Callable[..., Any] | None = None,
-        is_last: bool = False,
+        precision: Precision,
+        run: ReversibleRun | None = None,
     ) -> list[State]:
-        """Paper Eq. 3, under ordinary autograd::
+        """Paper Eq. 3, level by level::
 
             x[i][l] = F[i][l]( x[i][l-1], x[i-1][l+1] ) + gamma[i][l] * x[i-1][l]
 
-        where ``x[i][-1]`` is the stem, and neither the top level nor the first column has an
-        ``x[i-1][l+1]``.
+        where ``x[i][-1]`` is the stem's output. The top level and the first column have no
+        ``x[i-1][l+1]``; the first column has no ``x[i-1][l]`` either.
 
         Args:
-            stem: output of the stem, in the dtype that ``F`` takes.
-            previous: the previous column's states, one per level; ``None`` in the first column.
-            level_kwargs: what each level's ``F`` gets besides, e.g. a key-padding mask.
-            state_dtype: dtype of the exact states.
-            run: called as ``run(column, stem, previous)`` in the place of all this, by
-                ``reversible.py``.
-            is_last: no column follows, so exact states are not kept.
+            stem_output: output of the stem, in the dtype ``precision.network``.
+            states: the previous column's, one per level; ``None`` each in the first column.
+            level_kwargs: keyword arguments of each level's network, e.g. a key-padding mask.
+            precision: of this forward pass.
+            run: the forward pass of reversible levels, of which this column is a part.
+
+        Returns:
+            this column's states.
         """
-        if run is not None:
-            return run(self, stem, previous)
-        check_state_dtype(previous[0].exact if previous else None, state_dtype)
-        states: list[State] = []
+        states = list(states)
         for index, level in enumerate(self.levels):
-            below, above = level_inputs(index, stem, states, previous)
-            last = None if previous is None else previous[index].exact
-            y = level.network(below, above, **level_kwargs[index])
-            states.append(level.update(y, last, state_dtype, carried=not is_last))
-            del y
+            check_state_dtype(states[index], precision)
+            inputs = self.checked_inputs(index, stem_output, states)
+            run_level = run and run.prepare(self, index, stem_output, states)
+            exact = level(inputs, states[index], level_kwargs[index], precision, run_level)
+            if run is not None:
+                run.check_state(exact)
+            # The list holds x[i][l] from here on, and x[i-1][l], which nobody reads any more, goes.
+            states[index] = State(exact, level.channel_dim)
         return states
 
-    def states(self, exact: Sequence[Tensor]) -> list[State]:
-        """The states with the exact values ``exact``, which `forward` made before."""
-        pairs = zip(exact, self.levels, strict=True)
-        return [restore_state(value, level.channel_dim) for value, level in pairs]
+    def checked_inputs(
+        self, index: int, stem_output: Tensor, states: Sequence[State | None]
+    ) -> tuple[LevelInput, ...]:
+        """`level_inputs`, which may have been overridden.
+
+        Raises:
+            ValueError: if it returns something that cannot be given back in the backward pass.
+        """
+        allowed = [None, stem_output, *states[:index], *states[index + 1 :]]
+        inputs = tuple(self.level_inputs(index, stem_output, states))
+        if torch.compiler.is_compiling():
+            return inputs
+        if not all(any(x is y for y in allowed) for x in inputs):
+            raise ValueError(
+                f"{type(self).__name__}.level_inputs may return the stem's output, None, and "
+                f"states of other levels, as they are; for level {index} it returned something else"
+            )
+        return inputs
 
 
-def check_state_dtype(exact: Tensor | None, state_dtype: torch.dtype) -> None:
-    """Raises TypeError where the previous column's states came in another dtype."""
-    if exact is not None and exact.dtype != state_dtype:
+def check_state_dtype(state: State | None, precision: Precision) -> None:
+    """Raises TypeError where the previous column's state came in another dtype."""
+    if state is not None and state.exact.dtype != precision.state:
         raise TypeError(
-            f"a column got states in {exact.dtype} in place of {state_dtype}, in which they cannot "
-            "be inverted: a hook cast them, as FSDP2's do with "
+            f"a column got states in {state.exact.dtype} in place of {precision.state}, in which "
+            "they cannot be inverted: a hook cast them, as FSDP2's do with "
             "MixedPrecisionPolicy(cast_forward_inputs=True); set it to False, and output_dtype to "
             "None, and compute under torch.autocast"
         )
-
-
-def level_inputs(
-    index: int, stem: Tensor, states: Sequence[State], previous: Sequence[State | None] | None
-) -> tuple[Tensor, Tensor | None]:
-    """``x[i][l-1]`` and ``x[i-1][l+1]`` of level ``index``, in the dtype that ``F`` takes."""
-    # The stem as a view: a column's gradients for it add up by themselves, as in reversible.py.
-    below = states[index - 1].rounded.to(stem.dtype) if index else stem.view_as(stem)
-    if previous is None or index + 1 == len(previous):
-        return below, None
-    return below, previous[index + 1].rounded.to(stem.dtype)

@@ -82,8 +82,7 @@ def build_isotropic_columns(config: IsotropicConfig) -> list[Column]:
         Column(
             Level(
                 IsotropicLevel(config, rates.tolist(), top_down=column > 0 and level < top),
-                (config.dim,),
-                first_column=column == 0,
+                config.dim,
             )
             for level, rates in enumerate(drop_paths)
         )
@@ -128,7 +127,7 @@ class LinearFusion(nn.Module):
 
     def forward(self, below: Tensor, above: Tensor | None) -> Tensor:
         x = self.bottom_up(below)
-        return x if self.top_down is None else x + self.top_down(above)
+        return x if above is None else x + self.top_down(above)
 
 
 class Block(nn.Module):

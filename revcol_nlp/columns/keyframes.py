@@ -1,44 +1,96 @@
-"""Keyframes: columns whose states are kept, so that rounding errors of the inverse stay small."""
+"""Keyframes: columns whose states are kept, so that rounding errors of the inverse stay small.
+
+Inverting column ``i`` multiplies an error by ``1 / |gamma[i]|``, channel by channel. Where the
+product over several columns would pass a budget, the states of one column are kept in the forward
+pass, and the product starts again at 1.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .column import Column
+from .column import GAMMA_MIN, Column
 from .states import GUARD
 
+logger = logging.getLogger(__name__)
 
-def plan_keyframes(columns: Sequence[Column], budget: float) -> set[int]:
-    """Indices of the columns whose states are kept so that the others can be rebuilt from them.
 
-    Inverting column ``i`` multiplies errors by ``1 / |gamma[i]|``, channel by channel. From the
-    last column, which is always kept, these factors are multiplied up going back; where a product
-    would pass ``budget``, the column just reached is kept too and the product starts anew at 1.
+def measure_growth(columns: Sequence[Column]) -> Tensor:
+    """The logarithm of the factor by which inverting multiplies an error.
+
+    Returns:
+        float64, ``(columns - 1, channels of all levels)``, on gamma's device.
     """
-    keyframes = {len(columns) - 1}
-    if len(columns) <= 1:
-        return keyframes
-    with torch.no_grad():
-        # Of a level in all columns: where FSDP2 has sharded them, in one transfer.
-        scales = [
-            _whole(torch.stack([level.scale() for level in levels])).flatten(1)
-            for levels in zip(*(column.levels for column in columns[1:]), strict=True)
-        ]
-        # Together, so that all of it comes off the device in one transfer.
-        log_growth = -torch.cat(scales, dim=1).double().abs().log().cpu() - math.log1p(-GUARD)
-    total = torch.zeros_like(log_growth[0])
-    for index in range(len(columns) - 2, -1, -1):
-        total += log_growth[index]
+    # A level of all columns at a time: where FSDP2 has sharded gamma, in one transfer.
+    scales = [
+        _unshard(torch.stack([level.bounded_gamma() for level in levels]))
+        for levels in zip(*(column.levels for column in columns[1:]), strict=True)
+    ]
+    return -torch.cat(scales, dim=1).double().abs().log() - math.log1p(-GUARD)
+
+
+def plan_keyframes(growth: Tensor, budget: float) -> set[int]:
+    """Indices of the columns whose states are kept, the last one among them.
+
+    Args:
+        growth: as from `measure_growth`, on the CPU.
+        budget: the factor by which an error may grow.
+    """
+    last = len(growth)
+    keyframes = {last}
+    total = torch.zeros_like(growth[0]) if last else None
+    for index in range(last - 1, -1, -1):
+        total += growth[index]
         if total.max() > math.log(budget):
             keyframes.add(index)
             total.zero_()
     return keyframes
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    # By its method: to import DTensor, to ask for its type, would take a second.
+class GrowthReader:
+    """Reads `measure_growth` off a device without making a training step wait for it.
+
+    On the CPU nothing waits. On another device, the first forward pass waits once. Each later one
+    takes the values of the forward pass before it, and asks for new ones, which arrive meanwhile:
+    gamma changes little in one step.
+    """
+
+    def __init__(self) -> None:
+        self._host: Tensor | None = None
+        self._used: Tensor | None = None
+
+    def forget(self) -> None:
+        """Wait again at the next forward pass, since gamma has other values now."""
+        self._host = self._used = None
+
+    def read(self, growth: Tensor) -> Tensor:
+        """Values of ``growth``, from this forward pass or the one before, on the CPU."""
+        if type(growth) is not Tensor or growth.is_meta:
+            # A fake tensor has no values. No gamma lets errors grow more than this.
+            return torch.full(growth.shape, -math.log(GAMMA_MIN * (1 - GUARD)), device="cpu")
+        if growth.device.type == "cpu":
+            return growth
+        if self._host is None or self._host.shape != growth.shape:
+            self._host = torch.empty_like(growth, device="cpu", pin_memory=True)
+            self._host.copy_(growth)
+            self._used = None
+        values = self._host.clone()
+        if self._used is not None and (values - self._used).max() > math.log(2):
+            logger.warning(
+                "gamma became less than half of what it was within one step, after the keyframes "
+                "were planned: that step's gradients may be inexact. After setting gamma by hand, "
+                "call RevCol.replan_keyframes()"
+            )
+        self._used = values
+        self._host.copy_(growth, non_blocking=True)
+        return values
+
+
+def _unshard(tensor: Tensor) -> Tensor:
+    # Asked by its method: to import DTensor, only to ask for its type, would take a second.
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,282 +1,281 @@
-"""Reversible columns: a backward pass that rebuilds activations instead of keeping them.
+"""The backward pass that rebuilds levels instead of keeping their activations.
 
-All the autograd machinery of the project is in this file. It reaches a column through its levels'
-``network`` (any module) and ``gamma``, and through the equation and its inverse in ``column.py``.
+All autograd machinery of the project is in this file: one autograd function per level. It reaches
+a level through its network and its arithmetic (`Level`), and what the network reads through
+`Column.level_inputs`.
+
+The forward pass keeps a list of states, one per level, and each level replaces its own (Eq. 2)::
+
+    states[l]  <-  F[i][l]( level_inputs(states) ) + gamma[i][l] * states[l]
+
+The backward pass goes through the same levels in the reverse order, with the same list::
+
+    states[l]  <-  ( states[l] - F[i][l]( level_inputs(states) ) ) / gamma[i][l]
+
+Whenever a level is reached, the list holds what it held when that level had run, so the network
+can run again on what it had read. One run serves both the inverse and the gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from .column import (
-    Column,
-    LevelKwargs,
-    check_state_dtype,
-    level_inputs,
-)
-from .random_state import get_rng_state, replay_rng
-from .states import State
-
-STATE_DTYPE = torch.float64
-
-_HIDDEN_PARAMETERS = (
-    "a level of a reversible column reads trainable tensors that are not its parameters, and would "
-    "get no gradient: FSDP2 must shard whole columns (fully_shard(column)) and no parts of them; "
-    "with what else hides parameters, such as fairscale's FullyShardedDataParallel, set "
-    "reversible=False"
-)
-
-
-def run_reversible(
-    columns: Sequence[Column],
-    stem: Tensor,
-    level_kwargs: Sequence[LevelKwargs],
-    keyframes: set[int],
-) -> dict[int, list[State]]:
-    """States of the columns in ``keyframes``, and of no others: those are rebuilt in backward.
-
-    Gradients are those of calling the columns one after the other under ordinary autograd.
-
-    Args:
-        columns: from the first column on; each starts from the stem and the one before.
-        stem: output of the stem, in the dtype that ``F`` takes; float32 or narrower.
-        level_kwargs: what each level's ``F`` gets besides; tensors in it get no gradient.
-        keyframes: as from `plan_keyframes`; the last column must be among them.
-    """
-    kind = stem.device.type
-    chain = _Chain(
-        level_kwargs,
-        # Without the cache: it would hand the weights' casts, made here, to the backward pass.
-        dict(
-            device_type=kind,
-            dtype=torch.get_autocast_dtype(kind),
-            enabled=torch.is_autocast_enabled(kind),
-            cache_enabled=False,
-        ),
-    )
-    kept: dict[int, list[State]] = {}
-    exact: tuple[Tensor, ...] = ()
-    try:
-        for index, column in enumerate(columns):
-            keep = index in keyframes
-            # Through the module's call, for its hooks: FSDP2's gather the parameters in them.
-            run = partial(_run_column, chain, keep)
-            exact = column(stem, exact, level_kwargs, STATE_DTYPE, run)
-            if keep:
-                kept[index] = column.states(exact)
-    finally:
-        # The states point to the graph, and the graph to the chain: after an error in the middle,
-        # nothing would ever free them.
-        chain.states = None
-    return kept
-
-
-def _run_column(
-    chain: _Chain, keep: bool, column: Column, stem: Tensor, exact: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    check_state_dtype(exact[0] if exact else None, STATE_DTYPE)
-    parameters = _trainable(column)
-    step = _Step(chain, column, parameters, len(exact), keep)
-    return _ReversibleColumn.apply(step, stem, *exact, *parameters)
+from .column import Column, Level, LevelInput, LevelKwargs
+from .rerun import Rerun
+from .states import Precision, State, read_state
 
 
 @dataclass
 class _Chain:
-    """What the columns of one forward pass share.
+    """What the levels of one forward pass share for its backward pass.
 
-    ``states`` are those of the column that runs next: in the forward pass its predecessor's, in
-    the backward pass its own, left there by its successor.
+    Attributes:
+        precision: of the forward pass.
+        autocast: arguments of ``torch.autocast``, under which networks run in both passes.
+        states: in the backward pass, the states as they were after level ``position``.
+        position: of the level that is next in the backward pass, counted over all columns.
     """
 
-    level_kwargs: Sequence[LevelKwargs]
+    precision: Precision
     autocast: dict[str, Any]
-    states: list[State] | None = None
+    states: list[State | None] | None = None
+    position: int = -1
 
 
-@dataclass
-class _Step:
-    """One column's part in the chain."""
+class ReversibleRun:
+    """The forward pass over reversible levels. `Column.forward` calls it for each level in turn.
+
+    Args:
+        stem_output: output of the stem; its device's autocast settings hold in both passes.
+        precision: of this forward pass.
+    """
+
+    def __init__(self, stem_output: Tensor, precision: Precision):
+        kind = stem_output.device.type
+        autocast = dict(
+            device_type=kind,
+            dtype=torch.get_autocast_dtype(kind),
+            enabled=torch.is_autocast_enabled(kind),
+            # A cache would hand casts of the weights, made in forward, to the backward pass.
+            cache_enabled=False,
+        )
+        self.chain = _Chain(precision, autocast)
+        # An empty tensor that each level takes from the level before and hands on. By its edges
+        # autograd goes back through the levels in strict order, whatever else they read. It is not
+        # in the chain: the graph holds the chain, and a chain that held the graph would never go.
+        self.order = torch.empty(0)
+        self.count = 0
+        # Whether the column that runs next keeps its states (a keyframe); set by the caller.
+        self.keeps_states = False
+        self._made: Tensor | None = None
+
+    def prepare(
+        self, column: Column, index: int, stem_output: Tensor, states: Sequence[State | None]
+    ) -> Callable[..., Tensor]:
+        """The function that `Level.forward` calls in place of its own computation."""
+        return partial(self._run_level, column, index, stem_output, states)
+
+    def _run_level(
+        self,
+        column: Column,
+        index: int,
+        stem_output: Tensor,
+        states: Sequence[State | None],
+        level: Level,
+        inputs: Sequence[LevelInput],
+        previous: State | None,
+        level_kwargs: LevelKwargs,
+    ) -> Tensor:
+        precision = self.chain.precision
+        rerun = Rerun(level, level_kwargs, self.chain.autocast, compares=precision.rounds)
+        reads_stem = any(x is stem_output for x in inputs)
+        # A forward hook may hand the state to whoever; a loss may then read that state alone.
+        is_top = index + 1 == len(column.levels)
+        keeps = (self.keeps_states and is_top) or bool(level._forward_hooks)
+        kept = [states[other] for other in range(len(states)) if other != index] if keeps else None
+        call = _Call(self.chain, column, index, self.count, rerun, reads_stem, keeps, len(inputs))
+        exact, self.order = _ReversibleLevel.apply(
+            call,
+            kept,
+            [x.channel_dim if isinstance(x, State) else None for x in inputs],
+            self.order,
+            *(x.exact if isinstance(x, State) else x for x in inputs),
+            None if previous is None else previous.exact,
+            *rerun.tensors,
+            *rerun.parameters,
+        )
+        self.count += 1
+        self._made = exact
+        return exact
+
+    def check_state(self, exact: Tensor) -> None:
+        """Raises RuntimeError where hooks made of the level's state something else."""
+        if exact is not self._made or exact._version:
+            raise RuntimeError(
+                "a forward hook replaced or changed the state of a reversible level, which could "
+                "then not be rebuilt; set reversible=False for that"
+            )
+        self._made = None
+
+    def tie(self, value: Tensor) -> Tensor:
+        """``value``, such that its backward pass begins with the last level that has run.
+
+        A loss may read an early column alone. Its levels are rebuilt from those behind it, which
+        autograd would otherwise not visit.
+        """
+        return _Tie.apply(value, self.order)
+
+
+class _Tie(Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, order: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class _Call(NamedTuple):
+    """A level in the chain, and what its backward pass must know."""
 
     chain: _Chain
     column: Column
-    parameters: list[Tensor]
-    num_previous: int
-    keep: bool
-
-    # Gradients are asked for in the forward pass too: kernels and compiled graphs that depend on
-    # it are then the same in both passes, and so are their results.
-
-    def inputs(
-        self, index: int, stem: Tensor, *states: Sequence[State] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What ``F`` reads, as leaves of a graph of its own."""
-        below, above = level_inputs(index, stem, *states)
-        below = below.detach().requires_grad_(index > 0 or stem.requires_grad)
-        return below, above if above is None else above.detach().requires_grad_()
-
-    def run_network(self, index: int, below: Tensor, above: Tensor | None) -> Tensor:
-        """``F`` as it runs in both passes."""
-        with torch.enable_grad(), torch.autocast(**self.chain.autocast):
-            kwargs = self.chain.level_kwargs[index]
-            return self.column.levels[index].network(below, above, **kwargs)
+    index: int
+    position: int
+    rerun: Rerun
+    reads_stem: bool
+    keeps_states: bool
+    num_inputs: int
 
 
-class _ReversibleColumn(Function):
-    """One column: ``(stem, previous states, parameters) -> states``.
+class _ReversibleLevel(Function):
+    """One level: ``(order, inputs, previous state, extra tensors, parameters) -> state, order``.
 
-    One Function per column, so that a column's parameter gradients are out before the next is
+    One function per level: a level's parameter gradients are out before the level before it is
     rebuilt, and can be reduced across devices meanwhile.
     """
 
     @staticmethod
-    def forward(ctx, step: _Step, stem: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx,
+        call: _Call,
+        kept: list[State | None] | None,
+        channel_dims: list[int | None],
+        order: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.step, ctx.training, ctx.rng_states = step, step.column.training, []
-        previous = step.chain.states
-        states: list[State] = []
-        rng_state = get_rng_state(stem.device)
-        for index, level in enumerate(step.column.levels):
-            below, above = step.inputs(index, stem, states, previous)
-            with saved_tensors_hooks(_drop, _drop):  # a graph that saves nothing
-                y = step.run_network(index, below, above)
-            trainable = any(p.requires_grad for p in level.network.parameters())
-            if not trainable and _reads_others(y, (below, above)):
-                raise RuntimeError(_HIDDEN_PARAMETERS)
-            y = y.detach()
-            # Only a level that drew random numbers has something to replay.
-            rng_before, rng_state = rng_state, get_rng_state(stem.device)
-            drew = not all(map(torch.equal, rng_before, rng_state))
-            ctx.rng_states.append(rng_before if drew else None)
-            last = previous[index].exact if previous else None
-            states.append(level.update(y, last, STATE_DTYPE))
-        step.chain.states = states
-        exact = tuple(state.exact for state in states)
-        # What F reads besides is saved only for autograd's check that nothing changed it meanwhile.
-        inputs = [value for kwargs in step.chain.level_kwargs for value in kwargs.values()]
-        watched = [*step.column.parameters(), *(x for x in inputs if isinstance(x, Tensor))]
-        ctx.save_for_backward(stem, *(exact if step.keep else ()), *watched)
-        return exact
+        ctx.call = call
+        rerun, level, precision = call.rerun, call.rerun.level, call.chain.precision
+        inputs, previous = tensors[: call.num_inputs], tensors[call.num_inputs]
+        needs = ctx.needs_input_grad[4:]
+        rerun.inputs_need_grad = needs[: call.num_inputs]
+
+        # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
+        read = [
+            x if dim is None else read_state(State(x, dim), precision)
+            for x, dim in zip(inputs, channel_dims, strict=True)
+        ]
+        with saved_tensors_hooks(_save_nothing, _save_nothing):
+            y = rerun.run_first(read)
+
+        # 2. Eq. 3.
+        dim = level.channel_dim
+        exact = level.update(y, None if previous is None else State(previous, dim), precision)
+
+        # 3. Kept are: the states, of a keyframe; the stem's output, where the level reads it. What
+        # else the network reads is saved for autograd's check that nothing changed it meanwhile.
+        states = [] if kept is None else [exact, *(x and x.exact for x in kept)]
+        ctx.state_dims = [] if kept is None else [dim, *(x and x.channel_dim for x in kept)]
+        ctx.has_previous = previous is not None
+        stem = [x for x, d in zip(inputs, channel_dims, strict=True) if d is None and x is not None]
+        ctx.save_for_backward(*states, *stem[:1], *rerun.tensors, *level.parameters())
+        return exact, order.new_empty(0)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, *state_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Rebuild the previous column and differentiate this one, level by level from the top::
+    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a reversible RevCol cannot be differentiated twice (create_graph=True): its "
+                "gradients have no graph; set reversible=False for that"
+            )
+        call: _Call = ctx.call
+        chain, rerun, level, index = call.chain, call.rerun, call.rerun.level, call.index
+        rerun.check_unchanged()
+        saved = list(ctx.saved_tensors)
+        states = _states_after(call, [saved.pop(0) for _ in ctx.state_dims], ctx.state_dims)
+        stem = saved.pop(0) if call.reads_stem else None
+        extra = saved[: len(rerun.tensors)]
+        del saved
 
-            x[i-1][l] = ( x[i][l] - F[i][l]( x[i][l-1], x[i-1][l+1] ) ) / gamma[i][l]
+        # 1. What the network read: the list holds it, and the level's own state besides.
+        inputs = call.column.level_inputs(index, stem, states)
+        read = [read_state(x, chain.precision) if isinstance(x, State) else x for x in inputs]
+        x = level.unguard(states[index], chain.precision) if ctx.has_previous else None
+        states[index] = None
 
-        One evaluation of ``F`` serves both, and one level's graph is alive at a time.
-        """
-        step: _Step = ctx.step
-        chain, levels = step.chain, step.column.levels
-        if step.column.training != ctx.training:
-            raise RuntimeError(
-                "a reversible column was switched between train() and eval() after its forward "
-                "pass; call backward() before switching"
-            )
-        if list(map(id, _trainable(step.column))) != list(map(id, step.parameters)):
-            raise RuntimeError(
-                "a reversible column has other trainable parameters than in its forward pass "
-                "(replaced, frozen, or swapped by functional_call); set reversible=False for that"
-            )
-        stem, *saved = ctx.saved_tensors
-        if step.keep:
-            states = step.column.states(saved[: len(levels)])
-        elif chain.states is None:
-            raise RuntimeError(
-                "backward reached a reversible column before the one after it, from which its "
-                "states are rebuilt; differentiate from the last column's states"
-            )
-        else:
-            states = chain.states
+        # 2. The network runs again, and keeps the graph of this one level.
+        with rerun.buffers_restored():
+            y, leaves = rerun.run_again(read, extra)
+            del read, inputs
+
+            # 3. The list goes back to what it held before the level ran.
+            if x is not None:
+                states[index] = State(level.invert(x, y.detach()), level.channel_dim)
+                del x
+
+            # 4. Gradients, returned and never accumulated into .grad: to what calls us, the level
+            # is an ordinary node.
+            found = rerun.differentiate(y, grad, leaves)
+            del y, leaves
+        previous_grad = None
+        if grad is not None and ctx.has_previous:
+            previous_grad, gamma_grad = level.differentiate(grad, states[index].exact)
+            found.add_to_parameter(level.gamma, gamma_grad)
+
+        chain.position = call.position - 1
+        if chain.position < 0:
+            chain.states = None
+        return (
+            *(None, None, None, None),
+            *found.inputs,
+            previous_grad,
+            *found.tensors,
+            *found.parameters,
+        )
+
+
+def _states_after(
+    call: _Call, kept: list[Tensor | None], channel_dims: list[int | None]
+) -> list[State | None]:
+    """The list of states as it was when the level had run.
+
+    Raises:
+        RuntimeError: if it was not kept, and the level behind has not rebuilt it.
+    """
+    chain = call.chain
+    if call.keeps_states:
+        states = [
+            None if x is None else State(x, d) for x, d in zip(kept, channel_dims, strict=True)
+        ]
+        chain.states = [*states[1 : call.index + 1], states[0], *states[call.index + 1 :]]
+    elif chain.states is None or chain.position != call.position:
         chain.states = None
-
-        count = step.num_previous
-        previous: list[State | None] | None = [None] * count or None
-        previous_grads: list[Tensor | None] = [None] * count
-        level_grads = list(state_grads)
-        stem_grad = None
-        needed = zip(step.parameters, ctx.needs_input_grad[2 + count :], strict=True)
-        grads: dict[int, Tensor | None] = {id(p): None for p, needs_grad in needed if needs_grad}
-        own = set(map(id, step.parameters))
-
-        for index in reversed(range(len(levels))):
-            level, grad, state = levels[index], level_grads.pop(), states.pop()
-            below, above = step.inputs(index, stem, states, previous)
-            with replay_rng(ctx.rng_states[index], stem.device):
-                y = step.run_network(index, below, above)
-            if previous:
-                back = level.invert(state, y.detach(), grad)
-                previous[index], previous_grads[index] = back.state, back.grad
-                if grad is not None and id(level.gamma) in grads:
-                    gamma_grad = back.gamma_grad.to(level.gamma.dtype)
-                    grads[id(level.gamma)] = _sum(grads[id(level.gamma)], gamma_grad)
-            del state  # no level below reads it
-            if grad is None:
-                continue
-            read = _trainable(level.network)
-            parameters = [p for p in read if id(p) in grads]
-            inputs = [below, above, *parameters]
-            found = _differentiate(y, grad, inputs)
-            none_found = parameters and not any(id(p) in found for p in parameters)
-            if not own.issuperset(map(id, read)) or (none_found and _reads_others(y, inputs)):
-                raise RuntimeError(_HIDDEN_PARAMETERS)
-            del y
-            for p in parameters:
-                grads[id(p)] = _sum(grads[id(p)], found.get(id(p)))
-            if index > 0:
-                level_grads[-1] = _sum(level_grads[-1], found.get(id(below)))
-            else:
-                stem_grad = found.get(id(below))
-            if above is not None and id(above) in found:
-                previous_grads[index + 1] = _sum(previous_grads[index + 1], found[id(above)])
-        chain.states = previous
-        return None, stem_grad, *previous_grads, *(grads.get(id(p)) for p in step.parameters)
+        raise RuntimeError(
+            "backward reached a reversible level before the levels behind it, from which its state "
+            "is rebuilt: take states from RevCol.forward_columns, not from elsewhere"
+        )
+    return chain.states
 
 
-def _differentiate(y: Tensor, grad: Tensor, inputs: Sequence[Tensor | None]) -> dict[int, Tensor]:
-    """Gradients of ``y`` by the ``id`` of each input that has one."""
-    inputs = [x for x in inputs if x is not None and x.requires_grad]
-    if not inputs or not y.requires_grad:
-        return {}
-    # Returned, never accumulated into .grad: what calls us sees one ordinary autograd node.
-    found = torch.autograd.grad(y, inputs, grad.to(y.dtype), allow_unused=True)
-    return {id(x): value for x, value in zip(inputs, found, strict=True) if value is not None}
-
-
-def _reads_others(y: Tensor, inputs: Sequence[Tensor | None]) -> bool:
-    """Whether ``y`` has a gradient with respect to a leaf that is none of ``inputs``."""
-    known = set(map(id, inputs))
-    nodes, seen = [y.grad_fn], {None}
-    while nodes:
-        node = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            return True
-        nodes += [following for following, _ in node.next_functions]
-    return False
-
-
-def _trainable(module: nn.Module) -> list[Tensor]:
-    return [p for p in module.parameters() if p.requires_grad]
-
-
-def _drop(_: object) -> None:
+def _save_nothing(_: object) -> None:
     return None
-
-
-def _sum(total: Tensor | None, value: Tensor | None) -> Tensor | None:
-    if total is None or value is None:
-        return value if total is None else total
-    return total + value.to(total.dtype)  # torch is slow where dtypes differ

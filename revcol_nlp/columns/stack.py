@@ -3,42 +3,86 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from functools import cache
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .column import Column, LevelKwargs
-from .keyframes import plan_keyframes
-from .reversible import STATE_DTYPE, run_reversible
-from .states import State
+from .keyframes import GrowthReader, measure_growth, plan_keyframes
+from .reversible import ReversibleRun
+from .states import Precision, State, read_state
 
 logger = logging.getLogger(__name__)
 
 KEEP_COLUMNS = 1
 KEYFRAME_BUDGET = 1e6
 
+# Keyword arguments for each level, the same in every column; or such a list for each column.
+AllLevelKwargs = Sequence[LevelKwargs] | Sequence[Sequence[LevelKwargs]]
+# A column and a level of it, both from 0; negative ones count from the end.
+Place = tuple[int, int]
+
+
+class ColumnList(nn.Module):
+    """Columns in their order, in which one column may stand several times.
+
+    It reads as a list. A column that stands several times is one module: ``state_dict`` holds its
+    weights once, under the number of its first appearance among the different columns. So
+    ``[first, step, step]`` and ``[first, step, step, step]`` have the same weights, ``0.`` and
+    ``1.``, and each loads what the other saved.
+    """
+
+    def __init__(self, columns: Iterable[Column]):
+        super().__init__()
+        self.order: list[int] = []
+        different: list[Column] = []
+        for column in columns:
+            numbers = [n for n, other in enumerate(different) if other is column]
+            if not numbers:
+                numbers = [len(different)]
+                different.append(column)
+                self.add_module(str(numbers[0]), column)
+            self.order.append(numbers[0])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Column]:
+        return (self.get_submodule(str(number)) for number in self.order)
+
+    def __getitem__(self, index: int | slice) -> Column | ColumnList:
+        if isinstance(index, slice):
+            return ColumnList(list(self)[index])
+        return self.get_submodule(str(self.order[index]))
+
 
 class RevCol(nn.Module):
     """Reversible multi-column network (paper section 2.2): stem output in, level states out.
 
-    In training the states are float64 and ``F`` reads them rounded (`split_state`), with
+    In training the states are float64 and networks read them rounded (`states.py`), with
     ``reversible`` on or off: the two give the same gradients, and share one ``state_dict``. In
-    evaluation nothing is rebuilt, and states have the stem's dtype.
+    evaluation nothing is rebuilt, and states have the stem's dtype, but at least float32.
 
     Args:
-        columns: from first to last, each a `Column` of as many levels as the others.
+        columns: from first to last, each a `Column` of as many levels as the others. One column
+            may stand in several places. A column that stands first and nowhere else loses its
+            ``gamma``, which would never get a gradient.
         reversible: rebuild activations in the backward pass instead of keeping them.
         keep_columns: how many of the last columns run under ordinary autograd all the same, to
             trade memory for time. With 0, one level's activations are held at the peak in place
             of a column's.
         keyframe_budget: how far rounding errors may grow before a column's states are kept
             exactly; see `plan_keyframes`. Up to 1e6 is safe.
+        state_dtype: what states are carried in while training. float32 takes half the memory and
+            no float64 arithmetic, and **gradients are then no longer exact**.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        TypeError: if one of ``columns`` is no `Column`.
+        ValueError: if an argument is out of its range, or columns differ in their levels.
     """
 
     def __init__(
@@ -48,117 +92,240 @@ class RevCol(nn.Module):
         reversible: bool = True,
         keep_columns: int = KEEP_COLUMNS,
         keyframe_budget: float = KEYFRAME_BUDGET,
+        state_dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
-        self.columns = nn.ModuleList(columns)
-        if len(self.columns) < 1:
-            raise ValueError("a RevCol needs at least 1 column, got 0")
-        if not 0 <= keep_columns <= len(self.columns):
+        columns = list(columns)
+        _check_columns(columns)
+        if not 0 <= keep_columns <= len(columns):
             raise ValueError(
-                f"keep_columns must be between 0 and the number of columns, {len(self.columns)}; "
+                f"keep_columns must be between 0 and the number of columns, {len(columns)}; "
                 f"got {keep_columns}"
             )
-        if not 1 <= keyframe_budget <= KEYFRAME_BUDGET:
+        if state_dtype not in (torch.float64, torch.float32):
+            raise ValueError(f"state_dtype must be torch.float64 or float32, not {state_dtype}")
+        # Without exact states there is nothing that a budget could keep exact.
+        most = KEYFRAME_BUDGET if state_dtype == torch.float64 else math.inf
+        if not 1 <= keyframe_budget <= most:
             raise ValueError(
                 f"keyframe_budget must be between 1 and {KEYFRAME_BUDGET:g}, above which gradients "
                 f"are no longer exact; got {keyframe_budget:g}"
             )
+        self.columns = ColumnList(columns)
+        if not any(column is columns[0] for column in columns[1:]):
+            for level in columns[0].levels:
+                level.gamma = None
         self.reversible = reversible
         self.keep_columns = keep_columns
         self.keyframe_budget = keyframe_budget
+        self.state_dtype = state_dtype
+        self._growth = GrowthReader()
+        self.register_load_state_dict_post_hook(_replan_after_loading)
+
+    def extra_repr(self) -> str:
+        return f"reversible={self.reversible}, keep_columns={self.keep_columns}"
 
     @property
     def num_levels(self) -> int:
         return len(self.columns[0].levels)
 
     def compile_levels(self, **options: Any) -> None:
-        """Compile every level in place, by ``torch.compile(..., **options)``."""
-        # There is a graph for each kind of level; torch gives up after 8.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        """Compile every level in place, by ``torch.compile(..., **options)``: its network, and the
+        arithmetic of its state, in both passes."""
         for column in self.columns:
             for level in column.levels:
-                level.compile(**options)
+                level.compile_parts(**options)
 
     def forward(
-        self, stem: Tensor, level_kwargs: Sequence[LevelKwargs] | None = None
+        self, stem_output: Tensor, level_kwargs: AllLevelKwargs | None = None
     ) -> list[Tensor]:
         """The last column's states, bottom to top, in the stem's dtype.
 
         Args:
-            stem: output of the stem, which every column starts from.
-            level_kwargs: one mapping per level with what its ``F`` gets besides the states, in
-                every column, e.g. ``key_padding_mask``. Tensors in it must not need gradients.
+            stem_output: output of the stem, which every column starts from.
+            level_kwargs: keyword arguments of the levels' networks, e.g. ``key_padding_mask``:
+                one mapping per level, the same in every column, or for each column such a list.
+                Tensors in it may need gradients.
         """
         last = len(self.columns) - 1
-        return self.forward_columns(stem, level_kwargs, [last])[last]
+        places = [(last, level) for level in range(self.num_levels)]
+        return list(self.forward_columns(stem_output, places, level_kwargs).values())
 
     def forward_columns(
         self,
-        stem: Tensor,
-        level_kwargs: Sequence[LevelKwargs] | None,
-        indices: Iterable[int],
-    ) -> dict[int, list[Tensor]]:
-        """The states of the columns ``indices``; in training, each of them is held in memory.
+        stem_output: Tensor,
+        places: Iterable[Place],
+        level_kwargs: AllLevelKwargs | None = None,
+    ) -> dict[Place, Tensor]:
+        """The states at ``places``, each in the stem's dtype.
 
-        Columns behind the last of ``indices`` do not run.
+        In training nothing is held for them but what is returned. Columns behind the last of
+        ``places`` do not run. What comes back has gradients whether or not a loss reads it all.
+
+        Args:
+            stem_output: as in `forward`.
+            places: pairs of a column and a level.
+            level_kwargs: as in `forward`.
+
+        Raises:
+            ValueError: if there is no such place.
         """
-        level_kwargs = self._checked(level_kwargs)
-        wanted = set(indices)
-        if not wanted or not wanted <= set(range(len(self.columns))):
-            raise ValueError(f"no columns {sorted(wanted)}: there are {len(self.columns)}")
+        wanted = {place: self._find(place) for place in places}
+        if not wanted:
+            raise ValueError("places is empty: name at least one (column, level)")
+        kwargs = self._kwargs_of_columns(level_kwargs)
+        precision = self._choose_precision(stem_output)
+        # The first columns are rebuilt; from ``kept`` on, autograd keeps what it needs.
+        count = 1 + max(column for column, _ in wanted.values())
+        kept = 0
+        if self.reversible and self._may_rebuild(stem_output):
+            kept = max(0, count - self.keep_columns)
+        run = self._run_columns if kept == 0 else self._run_uncompiled
+        found = run(stem_output, count, kept, kwargs, precision, set(wanted.values()))
+        return {place: found[where] for place, where in wanted.items()}
 
-        state_dtype = self._state_dtype(stem)
-        kept: dict[int, list[State]] = {}
-        count = max(wanted) + 1
-        start, states = 0, None
-        if self.reversible and state_dtype != stem.dtype:
-            start = max(0, count - self.keep_columns)
-        if start > 0:
-            columns = self.columns[:start]
-            keyframes = plan_keyframes(columns, self.keyframe_budget)
-            keyframes |= wanted.intersection(range(start))
-            kept = run_reversible(columns, stem, level_kwargs, keyframes)
-            states = kept[start - 1]
-        for index in range(start, count):
-            is_last = index == count - 1
-            states = self.columns[index](stem, states, level_kwargs, state_dtype, is_last=is_last)
-            if index in wanted:
-                kept[index] = states
-        del states
-        return {index: _cast(kept.pop(index), stem.dtype) for index in wanted}
+    def _run_columns(
+        self,
+        stem_output: Tensor,
+        count: int,
+        kept: int,
+        kwargs: Sequence[Sequence[LevelKwargs]],
+        precision: Precision,
+        wanted: set[Place],
+    ) -> dict[Place, Tensor]:
+        """Run the columns ``0 .. count - 1``, of which those from ``kept`` on are not rebuilt."""
+        run = ReversibleRun(stem_output, precision) if kept else None
+        keyframes = self._plan(kept) if kept else set()
+        states: list[State | None] = [None] * self.num_levels
+        found: dict[Place, Tensor] = {}
+        for index in range(count):
+            if index == kept and run is not None:
+                found = {place: run.tie(state) for place, state in found.items()}
+                run = None
+            if run is not None:
+                run.keeps_states = index in keyframes
+            states = self.columns[index](stem_output, states, kwargs[index], precision, run)
+            for place in wanted:
+                if place[0] == index:
+                    found[place] = read_state(states[place[1]], precision)
+        if run is not None:
+            found = {place: run.tie(state) for place, state in found.items()}
+        return found
 
-    def _checked(self, level_kwargs: Sequence[LevelKwargs] | None) -> Sequence[LevelKwargs]:
-        if level_kwargs is None:
-            return [{}] * self.num_levels
-        if len(level_kwargs) != self.num_levels:
+    # torch.compile of a model leaves the reversible part as it is, level by level; see
+    # `compile_levels`.
+    _run_uncompiled = torch.compiler.disable(_run_columns)
+
+    def keyframes(self) -> list[int]:
+        """The columns whose states a training step keeps now, the last one rebuilt among them.
+
+        They move with gamma. Empty where no column is rebuilt.
+        """
+        kept = len(self.columns) - self.keep_columns if self.reversible else 0
+        if kept < 1:
+            return []
+        growth = measure_growth(list(self.columns)[:kept]).detach().cpu()
+        return sorted(plan_keyframes(growth, self.keyframe_budget))
+
+    def replan_keyframes(self) -> None:
+        """Read gamma off its device at the next forward pass; call it after setting gamma by hand
+        on a device other than the CPU. Loading a ``state_dict`` does so."""
+        self._growth.forget()
+
+    @torch.no_grad()
+    def _plan(self, count: int) -> set[int]:
+        if count == 1:
+            return {0}
+        growth = self._growth.read(measure_growth(list(self.columns)[:count]))
+        return plan_keyframes(growth, self.keyframe_budget)
+
+    def _find(self, place: Place) -> Place:
+        try:
+            column, level = place
+            return range(len(self.columns))[column], range(self.num_levels)[level]
+        except (TypeError, ValueError, IndexError):
             raise ValueError(
-                f"level_kwargs holds {len(level_kwargs)} mappings for {self.num_levels} levels"
+                f"no place {place!r}: a pair names one of {len(self.columns)} columns and one of "
+                f"{self.num_levels} levels"
+            ) from None
+
+    def _kwargs_of_columns(
+        self, level_kwargs: AllLevelKwargs | None
+    ) -> Sequence[Sequence[LevelKwargs]]:
+        if level_kwargs is None:
+            level_kwargs = [{}] * self.num_levels
+        if all(isinstance(kwargs, Mapping) for kwargs in level_kwargs):
+            level_kwargs = [level_kwargs] * len(self.columns)
+        if len(level_kwargs) != len(self.columns):
+            raise ValueError(
+                f"level_kwargs holds lists for {len(level_kwargs)} of {len(self.columns)} columns"
             )
         for kwargs in level_kwargs:
-            for name, value in kwargs.items():
-                if isinstance(value, Tensor) and value.requires_grad:
-                    raise ValueError(f"level input {name!r} needs a gradient, but would get none")
+            if len(kwargs) != self.num_levels:
+                raise ValueError(
+                    f"level_kwargs holds {len(kwargs)} mappings for {self.num_levels} levels"
+                )
         return level_kwargs
 
-    def _state_dtype(self, stem: Tensor) -> torch.dtype:
+    def _choose_precision(self, stem_output: Tensor) -> Precision:
+        dtype = stem_output.dtype
+        trains = self.training and torch.is_grad_enabled() and _has_float64(stem_output.device)
+        return Precision(
+            dtype, torch.promote_types(dtype, self.state_dtype if trains else torch.float32)
+        )
+
+    def _may_rebuild(self, stem_output: Tensor) -> bool:
+        """Whether this forward pass needs a backward pass, and one that can rebuild columns."""
         if not (self.training and torch.is_grad_enabled()):
-            return stem.dtype
-        if stem.dtype == STATE_DTYPE:
+            return False
+        if stem_output.dtype == torch.float64:
             _warn_once("columns computed in float64 cannot be inverted exactly: activations kept")
-        elif not _has_float64(stem.device.type):
-            _warn_once(f"{stem.device.type} has no float64 to invert columns in: activations kept")
-            return stem.dtype
-        return STATE_DTYPE
+            return False
+        if not _has_float64(stem_output.device):
+            kind = stem_output.device.type
+            _warn_once(f"{kind} has no float64 to invert columns in: activations kept")
+            return False
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "a reversible RevCol does not work inside torch.func transforms (grad, vmap, jvp): "
+                "set reversible=False"
+            )
+        return True
 
 
-def _cast(states: list[State], dtype: torch.dtype) -> list[Tensor]:
-    """What ``F`` reads of each state; ``states`` is emptied, so that no state is held in both
-    dtypes."""
-    return [states.pop(0).rounded.to(dtype) for _ in range(len(states))]
+def _check_columns(columns: Sequence[Column]) -> None:
+    if not columns:
+        raise ValueError("a RevCol needs at least 1 column, got 0")
+    for index, column in enumerate(columns):
+        if not isinstance(column, Column):
+            raise TypeError(
+                f"column {index} of a RevCol is a {type(column).__name__}: make it a "
+                "Column([Level(network, num_channels), ...])"
+            )
+        shape = [(level.num_channels, level.channel_dim) for level in column.levels]
+        first = [(level.num_channels, level.channel_dim) for level in columns[0].levels]
+        if len(shape) != len(first):
+            raise ValueError(
+                f"all columns need the same number of levels: column 0 has {len(first)} and column "
+                f"{index} has {len(shape)}"
+            )
+        if shape != first:
+            raise ValueError(
+                f"the levels of all columns need the same channels: column 0 has {first} and "
+                f"column {index} has {shape} (num_channels, channel_dim)"
+            )
 
 
-@cache
-def _has_float64(device_type: str) -> bool:
+def _replan_after_loading(model: RevCol, _: Any) -> None:
+    model.replan_keyframes()
+
+
+def _has_float64(device: torch.device) -> bool:
+    return device.type in ("cpu", "cuda", "meta") or _probe_float64(device.type)
+
+
+@lru_cache
+def _probe_float64(device_type: str) -> bool:
     try:
         torch.empty(0, dtype=torch.float64, device=device_type)
     except (TypeError, RuntimeError):
@@ -166,6 +333,6 @@ def _has_float64(device_type: str) -> bool:
     return True
 
 
-@cache
+@lru_cache
 def _warn_once(message: str) -> None:
     logger.warning(message)

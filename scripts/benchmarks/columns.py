@@ -24,14 +24,13 @@ import torch
 from torch import Tensor
 
 from revcol_nlp.columns import verify
-from revcol_nlp.columns.keyframes import plan_keyframes
 from revcol_nlp.columns.stack import RevCol
 from scripts.benchmarks.attention import attention
 from scripts.benchmarks.figure import draw_lines
 from scripts.benchmarks.live_bytes import LiveBytes
 from scripts.benchmarks.profile import profiled
 from scripts.benchmarks.timing import in_turn, median_ratio
-from scripts.benchmarks.ways import NaiveRevCol, build, timed_ways, ways
+from scripts.benchmarks.ways import build, build_naive, timed_ways, ways
 
 LENGTH = 32  # tokens in a sentence
 COMPUTE = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,10 +50,10 @@ def exactness(args: argparse.Namespace) -> Rows:
     for columns in args.columns:
         for gamma in (0.5, "uniform"):
             model = build(args.dim, columns, gamma, device=args.device)
-            kept = plan_keyframes(model.columns[:-1], model.keyframe_budget)
-            row = {"columns": columns, "gamma": gamma, "keyframes": len(kept) - 1}
+            kept = len(model.keyframes()) - 1
+            row = {"columns": columns, "gamma": gamma, "keyframes": kept}
             for name, autocast in COMPUTE.items():
-                for way, candidate in (("naive", NaiveRevCol(model.columns)), ("ours", model)):
+                for way, candidate in (("naive", build_naive(model)), ("ours", model)):
                     found = verify.gradient_difference(candidate, stem, autocast=autocast)
                     row[f"{way}, {name}"] = max(found.values())
             rows.append(row)

@@ -31,7 +31,7 @@ class LiveBytes(TorchDispatchMode):
 
     Args:
         part: the first ``part``.
-        compute: without it, matrix products are not computed but left uninitialised: the bytes of
+        compute: without it, matrix products are not computed but left at zero: the bytes of
             a batch that would take long to train on are counted quickly.
 
     Attributes:
@@ -58,7 +58,7 @@ class LiveBytes(TorchDispatchMode):
             self._known.setdefault(storage, None)
         if func in PRODUCTS and not self.compute:
             a, b = (args[index] for index in PRODUCTS[func])
-            made = a.new_empty(*a.shape[:-1], b.shape[-1])
+            made = a.new_zeros(*a.shape[:-1], b.shape[-1])
         else:
             made = func(*args, **kwargs)
         if func.overloadpacket in flop_registry:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from revcol_nlp.columns import reversible
-from revcol_nlp.columns.column import Column, level_inputs
+from revcol_nlp.columns.column import Column
 from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.states import State, combine
+from revcol_nlp.columns.states import Precision, State
 
 Run = Callable[..., Any]
 
@@ -34,26 +33,21 @@ def build(
         drop_path_rate=dropout,
     )
     model = RevCol(build_isotropic_columns(config)).to(device).train()
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gamma"):
+    for column in list(model.columns)[1:]:
+        for level in column.levels:
             with torch.no_grad():
-                parameter.uniform_(1e-3, 1) if gamma == "uniform" else parameter.fill_(gamma)
+                level.gamma.uniform_(1e-3, 1) if gamma == "uniform" else level.gamma.fill_(gamma)
     return model
 
 
-class NaiveRevCol(RevCol):
-    """States in float32, read as they are: how reversible networks are usually inverted."""
+def build_naive(model: RevCol) -> RevCol:
+    """The columns of ``model`` with float32 states: how reversible networks are usually inverted.
 
-    def forward(self, stem: Tensor, level_kwargs: None = None) -> list[Tensor]:
-        no_kwargs, last = [{}] * self.num_levels, len(self.columns) - 1
-        with mock.patch.object(reversible, "STATE_DTYPE", torch.float32):
-            if self.reversible:
-                states = reversible.run_reversible(self.columns, stem, no_kwargs, {last})[last]
-            else:
-                states = None
-                for column in self.columns:
-                    states = column(stem, states, no_kwargs, torch.float32)
-        return [state.exact for state in states]
+    Nothing is rounded, guarded or kept.
+    """
+    return RevCol(
+        model.columns, keep_columns=0, keyframe_budget=math.inf, state_dtype=torch.float32
+    )
 
 
 def _call(function: Run, *args: Any) -> Any:
@@ -63,14 +57,16 @@ def _call(function: Run, *args: Any) -> Any:
 _checkpoint = partial(checkpoint, use_reentrant=False)
 
 
+FLOAT32 = Precision(network=torch.float32, state=torch.float32)
+
+
 def _column(column: Column, run_level: Run, stem: Tensor, *exact: Tensor) -> tuple[Tensor, ...]:
-    previous = [State(x, x) for x in exact] or None
-    states: list[State] = []
+    states = [State(x, -1) for x in exact] or [None] * len(column.levels)
     for index, level in enumerate(column.levels):
-        y = run_level(level.network, *level_inputs(index, stem, states, previous))
-        last = exact[index] if exact else None
-        x = combine(y, level.scale(), last, torch.float32)
-        states.append(State(x, x))
+        inputs = column.level_inputs(index, stem, states)
+        read = [x.exact if isinstance(x, State) else x for x in inputs]
+        y = run_level(level.network, *read)
+        states[index] = State(level.update(y, states[index], FLOAT32), -1)
     return tuple(state.exact for state in states)
 
 

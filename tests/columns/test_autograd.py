@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from revcol_nlp.columns.column import Column, Level
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.verify import gradient_difference, gradients
+from revcol_nlp.columns.verify import compute_gradients, gradient_difference
 from tests.helpers.columns import DIM, build, largest_difference, loss_of, stem_output
 
 BOUND = 1e-6
@@ -186,7 +186,7 @@ def test_a_backward_that_failed_leaves_nothing_stale():
 def test_the_random_stream_after_a_step_is_the_plain_ones(p):
     model, streams = build(4, dropout=p, drop_path_rate=p), []
     for reversible in (True, False):
-        gradients(model, stem_output(), reversible=reversible)
+        compute_gradients(model, stem_output(), reversible=reversible)
         streams.append(torch.get_rng_state())
     assert torch.equal(*streams)
 
@@ -225,16 +225,18 @@ def test_a_state_dict_serves_both_paths():
 @pytest.mark.slow
 def test_compiled_levels_are_exact():
     model = build(4, dropout=0.1)
-    plain = gradients(model, stem_output(), reversible=False)
+    plain = compute_gradients(model, stem_output(), reversible=False)
     model.compile_levels(fullgraph=True)
     torch._inductor.config.fallback_random = True
     assert max(gradient_difference(model, stem_output()).values()) <= BOUND
-    compiled = gradients(model, stem_output(), reversible=True)
+    compiled = compute_gradients(model, stem_output(), reversible=True)
     # Compiled kernels round otherwise than eager ones.
     assert largest_difference(compiled, plain) <= 1e-3
     copied = copy.deepcopy(model)
     torch.save(copied, io.BytesIO())
-    assert largest_difference(gradients(copied, stem_output(), reversible=True), plain) <= 1e-3
+    assert (
+        largest_difference(compute_gradients(copied, stem_output(), reversible=True), plain) <= 1e-3
+    )
 
 
 def test_compiled_levels_run_the_same_graphs_in_both_passes():
@@ -330,8 +332,6 @@ def test_a_level_may_skip_its_network_in_some_steps():
             return below * 0.5 if self.skips else self.linear(below)
 
     torch.manual_seed(0)
-    model = RevCol(
-        Column(Level(Skipping(), (DIM,), first_column=i == 0) for _ in range(2)) for i in range(3)
-    )
+    model = RevCol(Column(Level(Skipping(), DIM) for _ in range(2)) for _ in range(3))
     model.columns[1].levels[0].network.skips = True
     assert max(gradient_difference(model, stem_output()).values()) <= BOUND

@@ -5,11 +5,23 @@ import torch
 from torch import nn
 
 from revcol_nlp.columns.column import GAMMA_MIN, Column, Level
-from revcol_nlp.columns.keyframes import plan_keyframes
+from revcol_nlp.columns.keyframes import measure_growth, plan_keyframes
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.states import GUARD, combine, invert_state, round_to_grid, split_state
+from revcol_nlp.columns.states import (
+    GUARD,
+    Precision,
+    State,
+    guard_state,
+    invert_update,
+    read_state,
+    round_to_grid,
+    unguard_state,
+    update_state,
+)
 from revcol_nlp.columns.verify import gradient_difference
 from tests.helpers.columns import build, stem_output
+
+TRAINING = Precision(network=torch.float32, state=torch.float64)
 
 
 class Weighted(nn.Module):
@@ -24,10 +36,7 @@ class Weighted(nn.Module):
 
 
 def test_states_follow_equation_3():
-    columns = [
-        Column(Level(Weighted(2.0, 3.0), (1,), first_column=i == 0) for _ in range(3))
-        for i in range(2)
-    ]
+    columns = [Column(Level(Weighted(2.0, 3.0), 1) for _ in range(3)) for _ in range(2)]
     x = torch.tensor([[[1.0]]])
     states = RevCol(columns)(x)
     # First column: 2, 4, 8. Second, gamma 0.5, stem 1: 2*1 + 3*4 + 1, 2*15 + 3*8 + 2, 2*56 + 4.
@@ -38,38 +47,39 @@ def test_inverse_gives_back_the_previous_state():
     generator = torch.Generator().manual_seed(0)
     y, last = (torch.randn(5, 7, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     scale = torch.linspace(0.001, 1, 16, dtype=torch.float64)
-    last = split_state(last, -1)
-    state = split_state(combine(y, scale, last.exact, torch.float64), -1)
-    rebuilt = invert_state(state, y, scale, None, -1).state
+    last = State(guard_state(last, -1), -1)
+    state = State(update_state(y, scale, last.exact, TRAINING, -1), -1)
+    rebuilt = State(invert_update(unguard_state(state, TRAINING), y, scale), -1)
     torch.testing.assert_close(rebuilt.exact, last.exact, rtol=0, atol=1e-11)
-    assert torch.equal(rebuilt.rounded, last.rounded)
+    assert torch.equal(read_state(rebuilt, TRAINING), read_state(last, TRAINING))
 
 
 def test_a_guarded_state_rounds_alike_when_it_is_rebuilt_a_little_off():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = split_state(x, -1)
+    state = State(guard_state(x, -1), -1)
+    rounded = read_state(state, TRAINING)
     step = 2.0 ** (torch.frexp(x.abs().amax(-1, keepdim=True)).exponent - 24)
     noise = (torch.rand(x.shape, dtype=torch.float64) * 2 - 1) * step * GUARD / 2 * 0.99
-    assert torch.equal(round_to_grid(state.exact + noise, -1).float(), state.rounded)
+    assert torch.equal(read_state(State(state.exact + noise, -1), TRAINING), rounded)
     # Without the guard the same noise would change what F reads.
-    assert not torch.equal(round_to_grid(x + noise, -1).float(), state.rounded)
+    assert not torch.equal(round_to_grid(x + noise, -1).float(), rounded)
 
 
 def test_rounding_stays_below_float32_resolution_of_the_largest_channel():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = split_state(x, -1)
+    state = State(guard_state(x, -1), -1)
     bound = x.abs().amax(-1, keepdim=True) * 2.0**-24
-    assert ((state.rounded.double() - x).abs() <= bound).all()
+    assert ((read_state(state, TRAINING).double() - x).abs() <= bound).all()
     assert ((state.exact - x).abs() <= GUARD * bound).all()
 
 
 def test_gamma_keeps_its_sign_and_its_distance_from_zero_and_can_leave_the_bound():
-    level = Level(nn.Identity(), (4,))
+    level = Level(nn.Identity(), 4)
     with torch.no_grad():
         level.gamma.copy_(torch.tensor([1e-5, -1e-5, 0.7, -0.7]))
     expected = torch.tensor([GAMMA_MIN, -GAMMA_MIN, 0.7, -0.7])
-    torch.testing.assert_close(level.scale(), expected)
-    level.scale().sum().backward()
+    torch.testing.assert_close(level.bounded_gamma(), expected)
+    level.bounded_gamma().sum().backward()
     assert torch.equal(level.gamma.grad, torch.ones(4))
     # Reading never writes.
     assert level.gamma[0] == 1e-5
@@ -85,7 +95,8 @@ def test_gradients_stay_exact_with_gamma_below_its_bound_and_negative():
 def test_the_first_column_has_no_gamma_and_no_top_down_input():
     first, second = build(2).columns
     assert not [n for n, _ in first.named_parameters() if "gamma" in n or "top_down" in n]
-    assert len([n for n, _ in second.named_parameters() if n.endswith("gamma")]) == 4
+    assert all(level.gamma is None for level in first.levels)
+    assert not any(level.gamma is None for level in second.levels)
     assert second.levels[3].network.fusion.top_down is None
 
 
@@ -97,7 +108,7 @@ def test_keyframes_stand_where_the_growth_of_errors_would_pass_the_budget(gamma,
     # 8 columns; each factor is 1 / (gamma * (1 - GUARD)), and the budget 1e6.
     # gamma 1e-3: the second inversion passes 1e6; gamma 0.05: four stay below, the fifth passes.
     columns = build(8, gamma=gamma).columns
-    assert plan_keyframes(columns, 1e6) == expected
+    assert plan_keyframes(measure_growth(columns), 1e6) == expected
 
 
 def test_keyframes_follow_the_smallest_channel():
@@ -105,7 +116,7 @@ def test_keyframes_follow_the_smallest_channel():
     with torch.no_grad():
         for column in model.columns[1:]:
             column.levels[2].gamma[5] = 1e-3
-    assert plan_keyframes(model.columns, 1e6) == {7, 5, 3, 1}
+    assert plan_keyframes(measure_growth(model.columns), 1e6) == {7, 5, 3, 1}
 
 
 def test_levels_need_not_share_a_shape_and_channels_may_stand_anywhere():
@@ -135,8 +146,8 @@ def test_levels_need_not_share_a_shape_and_channels_may_stand_anywhere():
                     2 if level else 1,
                     widths[level + 1] if column and level < 2 else 0,
                 ),
-                (width, 1, 1),
-                first_column=column == 0,
+                width,
+                channel_dim=-3,
             )
             for level, width in enumerate(widths)
         )
@@ -153,7 +164,7 @@ def test_evaluation_takes_the_plain_path_in_the_dtype_of_the_stem(monkeypatch):
 
     model, stem = build(4), stem_output()
     trained = model.train()(stem)
-    monkeypatch.setattr("revcol_nlp.columns.stack.run_reversible", refuse)
+    monkeypatch.setattr("revcol_nlp.columns.stack.ReversibleRun", refuse)
     with torch.no_grad():
         torch.testing.assert_close(model(stem), trained, rtol=0, atol=1e-4)
     torch.testing.assert_close(model.eval()(stem), trained, rtol=0, atol=1e-4)
@@ -177,5 +188,5 @@ def test_impossible_options_say_what_is_wrong(options, sentence):
 def test_no_columns_and_unknown_columns_are_refused():
     with pytest.raises(ValueError, match="at least 1 column"):
         RevCol([])
-    with pytest.raises(ValueError, match="no columns"):
-        build(2).forward_columns(stem_output(), None, [2])
+    with pytest.raises(ValueError, match="no place"):
+        build(2).forward_columns(stem_output(), [(2, 0)])

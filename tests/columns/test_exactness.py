@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from revcol_nlp.columns import random_state, states
-from revcol_nlp.columns.verify import differences, gradient_difference, gradients
+from revcol_nlp.columns.verify import compare_gradients, compute_gradients, gradient_difference
 from tests.helpers.columns import build, largest_difference, stem_output
 
 BOUND = 1e-6
@@ -36,7 +36,7 @@ def test_gradients_equal_in_a_bf16_model():
 def test_a_nan_is_not_lost():
     planted = {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "zero": torch.zeros(2)}
     sound = {"a": torch.ones(2), "b": torch.ones(2), "zero": torch.zeros(2)}
-    assert differences(planted, sound) == {"a": 0, "b": float("inf"), "zero": 0}
+    assert compare_gradients(planted, sound) == {"a": 0, "b": float("inf"), "zero": 0}
 
 
 def test_outputs_are_bit_identical():
@@ -60,8 +60,9 @@ def test_every_level_of_every_column_can_be_read_and_differentiated():
     for model.reversible in (True, False):
         model.zero_grad()
         torch.manual_seed(0)
-        states = model.forward_columns(stem_output(), None, range(5))
-        sum(s.square().sum() for column in states.values() for s in column).backward()
+        places = [(column, level) for column in range(5) for level in range(4)]
+        states = model.forward_columns(stem_output(), places)
+        sum(state.square().sum() for state in states.values()).backward()
         found.append({n: p.grad for n, p in model.named_parameters()})
     assert largest_difference(*found) <= BOUND
 
@@ -71,7 +72,7 @@ def test_the_loss_may_read_an_early_column_only():
     found = []
     for model.reversible in (True, False):
         model.zero_grad()
-        model.forward_columns(stem_output(), None, [2])[2][1].square().sum().backward()
+        model.forward_columns(stem_output(), [(2, 1)])[2, 1].square().sum().backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert largest_difference(*found) <= BOUND
 
@@ -82,10 +83,10 @@ def test_key_padding_mask_passes_through_untouched():
     mask[1, 5:] = mask[3, 2:] = True
     before = mask.clone()
     kwargs = [{"key_padding_mask": mask}] * 4
-    masked = gradients(model, stem_output(), reversible=True, level_kwargs=kwargs)
-    plain = gradients(model, stem_output(), reversible=False, level_kwargs=kwargs)
+    masked = compute_gradients(model, stem_output(), reversible=True, level_kwargs=kwargs)
+    plain = compute_gradients(model, stem_output(), reversible=False, level_kwargs=kwargs)
     assert largest_difference(masked, plain) <= BOUND
-    unmasked = gradients(model, stem_output(), reversible=True)
+    unmasked = compute_gradients(model, stem_output(), reversible=True)
     assert largest_difference(masked, unmasked) > 1e-2
     assert torch.equal(mask, before)
 
@@ -108,18 +109,20 @@ def test_without_the_guard_errors_grow(monkeypatch):
 
 def test_without_keyframes_small_gammas_lose_the_states(monkeypatch):
     model = build(16, gamma="uniform")
-    plain = gradients(model, stem_output(), reversible=False)
-    monkeypatch.setattr(
-        "revcol_nlp.columns.stack.plan_keyframes", lambda columns, _: {len(columns) - 1}
+    plain = compute_gradients(model, stem_output(), reversible=False)
+    monkeypatch.setattr("revcol_nlp.columns.stack.plan_keyframes", lambda growth, _: {len(growth)})
+    assert (
+        largest_difference(compute_gradients(model, stem_output(), reversible=True), plain) > 1e-4
     )
-    assert largest_difference(gradients(model, stem_output(), reversible=True), plain) > 1e-4
 
 
 def test_without_replayed_random_numbers_dropout_breaks_the_gradients(monkeypatch):
     model = build(4, dropout=0.1)
-    plain = gradients(model, stem_output(), reversible=False)
+    plain = compute_gradients(model, stem_output(), reversible=False)
     monkeypatch.setattr(random_state, "set_rng_state", lambda *_: None)
-    assert largest_difference(gradients(model, stem_output(), reversible=True), plain) > 1e-2
+    assert (
+        largest_difference(compute_gradients(model, stem_output(), reversible=True), plain) > 1e-2
+    )
 
 
 def test_a_device_without_float64_keeps_activations_and_says_so_once(monkeypatch, caplog):

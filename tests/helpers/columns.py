@@ -7,7 +7,7 @@ from torch import Tensor
 
 from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.verify import differences
+from revcol_nlp.columns.verify import compare_gradients
 
 DIM = 32
 
@@ -17,10 +17,10 @@ def build(columns: int = 4, *, gamma: float | str = 0.5, revcol: dict | None = N
     torch.manual_seed(0)
     sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 2 * DIM, "num_columns": columns} | config
     model = RevCol(build_isotropic_columns(IsotropicConfig(**sizes)), **(revcol or {}))
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gamma"):
+    for column in list(model.columns)[1:]:
+        for level in column.levels:
             with torch.no_grad():
-                parameter.uniform_(1e-3, 1) if gamma == "uniform" else parameter.fill_(gamma)
+                level.gamma.uniform_(1e-3, 1) if gamma == "uniform" else level.gamma.fill_(gamma)
     return model
 
 
@@ -35,4 +35,4 @@ def loss_of(states: list[Tensor]) -> Tensor:
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    return max(differences(a, b).values())
+    return max(compare_gradients(a, b).values())

@@ -1,0 +1,232 @@
+"""Run a level's network a second time with the result of the first.
+
+A network may draw random numbers (dropout), and may change its buffers (batch norm, spectral norm).
+To run it again, the generators and the buffers must stand where they stood before the first run;
+afterwards they must stand where they stand now, so that nothing is drawn or counted twice.
+
+What else could make the second run differ is refused in a sentence: `Rerun` checks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .column import Level
+from .graph import reached_leaves
+from .random_state import draw_again, get_generators, same_generators
+
+# A rebuilt output differs in a last bit at times, where rounding errors have grown; not by this.
+REPEATED_TO = 1e-3
+
+
+@dataclass
+class Gradients:
+    """Gradients of a level's output, ``None`` where there is none."""
+
+    inputs: list[Tensor | None]
+    tensors: list[Tensor | None]
+    parameters: list[Tensor | None]
+    _places: dict[int, int]
+
+    def add_to_parameter(self, parameter: Tensor, grad: Tensor) -> None:
+        """Set the gradient of a parameter that the network does not read, if it is trained."""
+        place = self._places.get(id(parameter))
+        if place is not None:
+            before = self.parameters[place]
+            self.parameters[place] = grad if before is None else before + grad
+
+
+class Rerun:
+    """A level's network and what it needs to run twice.
+
+    Args:
+        level: whose network.
+        level_kwargs: its keyword arguments; tensors in them may need gradients.
+        autocast: arguments of ``torch.autocast`` for both runs.
+        compares: the outputs of both runs; pointless where states are rebuilt inexactly.
+
+    Attributes:
+        tensors: the tensors in ``level_kwargs``, in nested lists, tuples and dicts too.
+        parameters: the level's trainable parameters.
+        inputs_need_grad: for each input of the network; to be set before the first run.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        level_kwargs: Mapping[str, Any],
+        autocast: dict[str, Any],
+        compares: bool,
+    ):
+        self.level = level
+        self.autocast = autocast
+        self.compares = compares
+        self.training = level.training
+        values, self._spec = tree_flatten(dict(level_kwargs))
+        self.tensors = [x for x in values if isinstance(x, Tensor)]
+        self._values = [_Place if isinstance(x, Tensor) else x for x in values]
+        self.parameters = [p for p in level.parameters() if p.requires_grad]
+        self.inputs_need_grad: Sequence[bool] = ()
+        self._tensors_need_grad = [x.requires_grad for x in self.tensors]
+        self._buffers: list[_Buffer] = []
+        self._generators: list[Any] | None = None
+        self._digest: Tensor | None = None
+
+    def run_first(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        """The network's output, without a graph.
+
+        Raises:
+            RuntimeError: if the network reads a trainable tensor that it should not.
+        """
+        device = next(x.device for x in inputs if x is not None)
+        self._buffers = _copy_buffers(self.level.network)
+        generators = get_generators(device)
+        y, leaves = self._run(inputs, self.tensors)
+        known = {id(x) for x in (*leaves, *self.parameters)}
+        if any(id(x) not in known for x in reached_leaves(y)):
+            raise RuntimeError(
+                "the network of a reversible level reads a trainable tensor that is none of its "
+                "parameters, and would get no gradient: hand it over in level_kwargs. FSDP2 must "
+                "shard whole columns (fully_shard(column)) and no parts of them. With what else "
+                "hides parameters, such as fairscale's FullyShardedDataParallel, set "
+                "reversible=False"
+            )
+        # Only what the run changed has to be put back.
+        self._buffers = [buffer for buffer in self._buffers if buffer.has_changed()]
+        drew = not same_generators(generators, get_generators(device))
+        self._generators = generators if drew else None
+        # To read the digest waits for a device; on others than the CPU one comparison must do.
+        if self.compares and (device.type == "cpu" or not self.level.repeats):
+            self._digest = _digest(y)
+        self.tensors = [x.detach() for x in self.tensors]
+        return y.detach()
+
+    def run_again(
+        self, inputs: Sequence[Tensor | None], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The network's output with the graph of its run, and the leaves of that graph.
+
+        Raises:
+            RuntimeError: if the output is another one.
+        """
+        device = next(x.device for x in inputs if x is not None)
+        with draw_again(self._generators, device):
+            y, leaves = self._run(inputs, tensors)
+        if self._digest is not None and type(self._digest) is Tensor:
+            if not _same_digest(self._digest, _digest(y)):
+                raise RuntimeError(
+                    f"the network {type(self.level.network).__name__} of a reversible level gave "
+                    "another output when the backward pass ran it again: it reads something that "
+                    "has changed since (a tensor that is no parameter and no buffer, a generator "
+                    "of its own, a counter). Hand tensors over in level_kwargs, or set "
+                    "reversible=False"
+                )
+            self.level.repeats = True
+        return y, leaves
+
+    def _run(
+        self, inputs: Sequence[Tensor | None], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        # Leaves of a graph of the level's own. They need gradients in the first run too: kernels
+        # and compiled graphs that depend on it are then the same in both, and so are the results.
+        needs = [*self.inputs_need_grad, *self._tensors_need_grad]
+        leaves = [
+            x if x is None else x.detach().requires_grad_(need)
+            for x, need in zip([*inputs, *tensors], needs, strict=True)
+        ]
+        tensors = iter(leaves[len(inputs) :])
+        values = [next(tensors) if x is _Place else x for x in self._values]
+        kwargs = tree_unflatten(values, self._spec)
+        with torch.enable_grad(), torch.autocast(**self.autocast):
+            return self.level.run_network(leaves[: len(inputs)], kwargs), leaves
+
+    def differentiate(
+        self, y: Tensor, grad: Tensor | None, leaves: Sequence[Tensor | None]
+    ) -> Gradients:
+        """Gradients of ``y`` with respect to the leaves of its graph and the parameters."""
+        everything = [*leaves, *self.parameters]
+        found: list[Tensor | None] = [None] * len(everything)
+        wanted = [n for n, x in enumerate(everything) if x is not None and x.requires_grad]
+        if grad is not None and wanted and y.requires_grad:
+            grads = torch.autograd.grad(
+                y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
+            )
+            for n, value in zip(wanted, grads, strict=True):
+                found[n] = value
+        num_inputs, num_leaves = len(self.inputs_need_grad), len(leaves)
+        places = {id(p): n for n, p in enumerate(self.parameters)}
+        return Gradients(
+            found[:num_inputs], found[num_inputs:num_leaves], found[num_leaves:], places
+        )
+
+    def check_unchanged(self) -> None:
+        """Raises RuntimeError where the level is another one than in its forward pass."""
+        if self.level.training != self.training:
+            raise RuntimeError(
+                "a reversible level was switched between train() and eval() after its forward "
+                "pass; call backward() before switching"
+            )
+        now = [p for p in self.level.parameters() if p.requires_grad]
+        if list(map(id, now)) != list(map(id, self.parameters)):
+            raise RuntimeError(
+                "a reversible level has other trainable parameters than in its forward pass "
+                "(replaced, frozen, or swapped by functional_call); set reversible=False for that"
+            )
+
+    @contextmanager
+    def buffers_restored(self) -> Iterator[None]:
+        """Inside, buffers have the values of before the first run; what is written is lost."""
+        now = [getattr(buffer.owner, buffer.name) for buffer in self._buffers]
+        for buffer in self._buffers:
+            setattr(buffer.owner, buffer.name, buffer.values.clone())
+        try:
+            yield
+        finally:
+            for buffer, tensor in zip(self._buffers, now, strict=True):
+                setattr(buffer.owner, buffer.name, tensor)
+
+
+class _Place:
+    """Stands for a tensor among the values of ``level_kwargs``."""
+
+
+class _Buffer(NamedTuple):
+    """A buffer as it was: its module and name, the tensor, its version, and its values."""
+
+    owner: nn.Module
+    name: str
+    tensor: Tensor
+    version: int
+    values: Tensor
+
+    def has_changed(self) -> bool:
+        now = getattr(self.owner, self.name)
+        return now is not self.tensor or now._version != self.version
+
+
+def _copy_buffers(network: nn.Module) -> list[_Buffer]:
+    return [
+        _Buffer(owner, name, buffer, buffer._version, buffer.clone())
+        for owner in network.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+
+
+def _digest(y: Tensor) -> Tensor:
+    y = y.detach().float()
+    return torch.stack([y.sum(), torch.linalg.vector_norm(y)])
+
+
+def _same_digest(a: Tensor, b: Tensor) -> bool:
+    (total, norm), (other_total, other_norm) = a.tolist(), b.tolist()
+    if norm != norm or other_norm != other_norm:  # nan
+        return norm != norm and other_norm != other_norm
+    bound = REPEATED_TO * max(norm, other_norm)
+    return abs(total - other_total) <= bound and abs(norm - other_norm) <= bound
