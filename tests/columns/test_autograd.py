@@ -129,9 +129,8 @@ def test_a_second_backward_repeats_the_first_if_the_graph_was_retained():
 def test_a_double_backward_is_refused():
     model = build(4).train()
     stem = stem_output().requires_grad_()
-    (grad,) = torch.autograd.grad(loss_of(model(stem)), [stem], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.square().sum().backward()
+    with pytest.raises(RuntimeError, match=r"RevCol .* twice .* set reversible=False"):
+        torch.autograd.grad(loss_of(model(stem)), [stem], create_graph=True)
 
 
 def test_parameters_changed_before_backward_are_noticed():
@@ -253,8 +252,10 @@ def test_compiled_levels_run_the_same_graphs_in_both_passes():
     loss = model(stem_output())[-1].sum()
     made = len(graphs)
     loss.backward()
-    inverse = [g for g in graphs[made:] if any(n.target is torch.lerp for n in g.graph.nodes)]
-    assert made and len(graphs) - made == len(inverse)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    networks = [any(n.target is attention for n in graph.graph.nodes) for graph in graphs]
+    # What the backward pass compiles besides is the inverse of the update.
+    assert any(networks[:made]) and len(graphs) > made and not any(networks[made:])
 
 
 # DistributedDataParallel, with two gloo processes on the CPU.

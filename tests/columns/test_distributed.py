@@ -201,7 +201,7 @@ class Hidden(nn.Module):
 def test_hidden_parameters_are_refused() -> None:
     model = build(3).train()
     model.columns[1].levels[1].network = Hidden(nn.Parameter(torch.ones(2 * DIM)))
-    with pytest.raises(RuntimeError, match="not its parameters"):
+    with pytest.raises(RuntimeError, match="none of its parameters"):
         model(stem_output())
     model.reversible = False
     loss_of(model(stem_output())).backward()
