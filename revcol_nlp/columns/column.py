@@ -18,10 +18,12 @@ from torch.utils._pytree import tree_map
 
 from .compilation import compiled, raised_recompile_limit
 from .states import (
+    Grid,
     Precision,
     State,
     differentiate_update,
     invert_update,
+    measure_shift,
     read_state,
     unguard_state,
     update_state,
@@ -101,6 +103,7 @@ class Level(nn.Module):
         previous: State | None,
         level_kwargs: LevelKwargs,
         precision: Precision,
+        grid: Grid,
         run: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """Eq. 3 for one level: ``x[i][l] = F[i][l]( inputs ) + gamma[i][l] * x[i-1][l]``.
@@ -110,18 +113,19 @@ class Level(nn.Module):
             previous: the state ``x[i-1][l]``; ``None`` in the first column.
             level_kwargs: keyword arguments of the network.
             precision: of this forward pass.
+            grid: of the state that is made; its shift is filled in.
             run: computes the same and keeps nothing for the backward pass (`reversible.py`).
 
         Returns:
             the exact state, in the dtype ``precision.state``.
         """
         if run is not None:
-            return run(self, inputs, previous, level_kwargs)
+            return run(self, inputs, previous, level_kwargs, grid)
         # Tensors as views: what the network adds up to a gradient of one is then added to those of
         # other levels in one step, as in reversible.py. Sums in another order have other bits.
         read = [read_state(x, precision) if isinstance(x, State) else _view(x) for x in inputs]
         y = self.run_network(read, tree_map(_view, dict(level_kwargs)))
-        return self.update(y, previous, precision)
+        return self.update(y, previous, precision, grid)
 
     def run_network(self, inputs: Sequence[Tensor | None], level_kwargs: LevelKwargs) -> Tensor:
         """``F( inputs )``, checked.
@@ -170,7 +174,7 @@ class Level(nn.Module):
                 f"{', '.join(level_kwargs) or 'none'}): {mismatch}"
             ) from error
 
-    def update(self, y: Tensor, previous: State | None, precision: Precision) -> Tensor:
+    def update(self, y: Tensor, previous: State | None, precision: Precision, grid: Grid) -> Tensor:
         """The exact state ``x[i][l]`` from ``y``, the network's output, and ``x[i-1][l]``."""
         run = compiled(update_state, self.compile_options)
         exact = None if previous is None else previous.exact
@@ -180,11 +184,17 @@ class Level(nn.Module):
                 f"the previous column's state at this level has {tuple(exact.shape)}"
             )
         scale = None if exact is None else self._scale(y.dim())
-        return run(y, scale, exact, precision, self.channel_dim)
+        made, grid.shift = run(y, scale, exact, precision, self.channel_dim)
+        return made
 
     def unguard(self, state: State, precision: Precision) -> Tensor:
         """``x[i][l]`` without its guard: the first step of taking `update` back."""
-        return compiled(unguard_state, self.compile_options)(state, precision)
+        x, grid = state
+        if not precision.rounds:
+            return x
+        if grid.shift is None:
+            grid.shift = measure_shift(x, grid.channel_dim)
+        return compiled(unguard_state, self.compile_options)(x, grid.shift)
 
     def invert(self, x: Tensor, y: Tensor) -> Tensor:
         """The exact state ``x[i-1][l]`` from ``x[i][l]``, unguarded, and the network's output."""
@@ -305,11 +315,12 @@ class Column(nn.Module):
             check_state_dtype(states[index], precision)
             inputs = self.checked_inputs(index, stem_output, states)
             run_level = run and run.prepare(self, index, stem_output, states)
-            exact = level(inputs, states[index], level_kwargs[index], precision, run_level)
+            grid = Grid(level.channel_dim)
+            exact = level(inputs, states[index], level_kwargs[index], precision, grid, run_level)
             if run is not None:
                 run.check_state(exact)
             # The list holds x[i][l] from here on, and x[i-1][l], which nobody reads any more, goes.
-            states[index] = State(exact, level.channel_dim)
+            states[index] = State(exact, grid)
         return states
 
     def checked_inputs(

@@ -30,7 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from .column import Column, Level, LevelInput, LevelKwargs
 from .rerun import Rerun
-from .states import Precision, State, read_state
+from .states import Grid, Precision, State, read_state
 
 
 @dataclass
@@ -93,6 +93,7 @@ class ReversibleRun:
         inputs: Sequence[LevelInput],
         previous: State | None,
         level_kwargs: LevelKwargs,
+        grid: Grid,
     ) -> Tensor:
         precision = self.chain.precision
         rerun = Rerun(level, level_kwargs, self.chain.autocast, compares=precision.rounds)
@@ -105,7 +106,8 @@ class ReversibleRun:
         exact, self.order = _ReversibleLevel.apply(
             call,
             kept,
-            [x.channel_dim if isinstance(x, State) else None for x in inputs],
+            [x.grid if isinstance(x, State) else None for x in inputs],
+            grid,
             self.order,
             *(x.exact if isinstance(x, State) else x for x in inputs),
             None if previous is None else previous.exact,
@@ -169,7 +171,8 @@ class _ReversibleLevel(Function):
         ctx,
         call: _Call,
         kept: list[State | None] | None,
-        channel_dims: list[int | None],
+        grids: list[Grid | None],
+        grid: Grid,
         order: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
@@ -177,27 +180,28 @@ class _ReversibleLevel(Function):
         ctx.call = call
         rerun, level, precision = call.rerun, call.rerun.level, call.chain.precision
         inputs, previous = tensors[: call.num_inputs], tensors[call.num_inputs]
-        needs = ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[5:]
         rerun.inputs_need_grad = needs[: call.num_inputs]
 
         # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
         read = [
-            x if dim is None else read_state(State(x, dim), precision)
-            for x, dim in zip(inputs, channel_dims, strict=True)
+            x if of_x is None else read_state(State(x, of_x), precision)
+            for x, of_x in zip(inputs, grids, strict=True)
         ]
         with saved_tensors_hooks(_save_nothing, _save_nothing):
             y = rerun.run_first(read)
 
         # 2. Eq. 3.
-        dim = level.channel_dim
-        exact = level.update(y, None if previous is None else State(previous, dim), precision)
+        before = None if previous is None else State(previous, grid)
+        exact = level.update(y, before, precision, grid)
 
         # 3. Kept are: the states, of a keyframe; the stem's output, where the level reads it. What
         # else the network reads is saved for autograd's check that nothing changed it meanwhile.
         states = [] if kept is None else [exact, *(x and x.exact for x in kept)]
-        ctx.state_dims = [] if kept is None else [dim, *(x and x.channel_dim for x in kept)]
+        dims = [] if kept is None else [grid, *(x and x.grid for x in kept)]
+        ctx.state_dims = [x and x.channel_dim for x in dims]
         ctx.has_previous = previous is not None
-        stem = [x for x, d in zip(inputs, channel_dims, strict=True) if d is None and x is not None]
+        stem = [x for x, g in zip(inputs, grids, strict=True) if g is None and x is not None]
         ctx.save_for_backward(*states, *stem[:1], *rerun.tensors, *level.parameters())
         return exact, order.new_empty(0)
 
@@ -230,7 +234,8 @@ class _ReversibleLevel(Function):
 
             # 3. The list goes back to what it held before the level ran.
             if x is not None:
-                states[index] = State(level.invert(x, y.detach()), level.channel_dim)
+                previous = level.invert(x, y.detach())
+                states[index] = State(previous, Grid(level.channel_dim))
                 del x
 
             # 4. Gradients, returned and never accumulated into .grad: to what calls us, the level
@@ -246,7 +251,7 @@ class _ReversibleLevel(Function):
         if chain.position < 0:
             chain.states = None
         return (
-            *(None, None, None, None),
+            *(None, None, None, None, None),
             *found.inputs,
             previous_grad,
             *found.tensors,
@@ -265,7 +270,8 @@ def _states_after(
     chain = call.chain
     if call.keeps_states:
         states = [
-            None if x is None else State(x, d) for x, d in zip(kept, channel_dims, strict=True)
+            x if x is None else State(x, Grid(dim))
+            for x, dim in zip(kept, channel_dims, strict=True)
         ]
         chain.states = [*states[1 : call.index + 1], states[0], *states[call.index + 1 :]]
     elif chain.states is None or chain.position != call.position:

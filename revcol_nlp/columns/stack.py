@@ -202,7 +202,7 @@ class RevCol(nn.Module):
             if index == kept and run is not None:
                 # Whatever is read from here on leads back to the last rebuilt level.
                 found = {place: run.tie(state) for place, state in found.items()}
-                states = [State(run.tie(x.exact), x.channel_dim) for x in states]
+                states = [State(run.tie(x.exact), x.grid) for x in states]
                 run = None
             if run is not None:
                 run.keeps_states = index in keyframes

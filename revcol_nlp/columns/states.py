@@ -19,16 +19,42 @@ ROUNDED_BITS = 24
 GUARD = 1 / 8
 
 
+class Grid:
+    """The grid that a state is rounded to: at each position one step for all channels.
+
+    The step is ``2 ** (e - ROUNDED_BITS)``, where ``2 ** e`` bounds the magnitude of the channels
+    at the position. A step relative to each element would be too fine for small elements: their
+    rounding error comes from the large terms that cancelled.
+
+    Args:
+        channel_dim: the state's dimension of channels.
+        shift: ``1.5 * 2**52`` steps, of the state's shape with one channel; found from the state
+            when it is first rounded, where it is not given.
+    """
+
+    __slots__ = ("channel_dim", "shift")
+
+    def __init__(self, channel_dim: int, shift: Tensor | None = None):
+        self.channel_dim = channel_dim
+        self.shift = shift
+
+    def round(self, x: Tensor) -> Tensor:
+        """The state ``x``, float64, in whole steps."""
+        if self.shift is None:
+            self.shift = measure_shift(x, self.channel_dim)
+        return round_by_shift(x, self.shift)
+
+
 class State(NamedTuple):
     """A state ``x[i][l]`` as columns hand it on.
 
     Attributes:
         exact: the state, of any shape, in the dtype `Precision.state`.
-        channel_dim: its dimension of channels.
+        grid: what it is rounded to when a network reads it.
     """
 
     exact: Tensor
-    channel_dim: int
+    grid: Grid
 
 
 class Precision(NamedTuple):
@@ -48,18 +74,19 @@ class Precision(NamedTuple):
         return self.state == torch.float64 and self.network != torch.float64
 
 
-def round_to_grid(x: Tensor, channel_dim: int) -> Tensor:
-    """Round ``x``, float64, to multiples of ``2 ** (e - ROUNDED_BITS)``.
+def measure_shift(x: Tensor, channel_dim: int) -> Tensor:
+    """``1.5 * 2**52`` steps of the grid of ``x``.
 
-    ``2 ** e`` bounds the magnitude of the channels at one position. All channels of a position get
-    the same absolute step. A step relative to each element would be too fine for small elements:
-    their rounding error comes from the large terms that cancelled.
+    Added to a float64, it leaves no bits for anything smaller than a step.
     """
     # amax and amin are vectorised; a norm or aminmax takes many times as long.
     peak = torch.maximum(x.amax(channel_dim, True), x.amin(channel_dim, True).neg_())
-    # Adding 1.5 * 2**52 steps leaves a float64 no bits for anything smaller than a step.
     exponent = torch.frexp(peak).exponent + (52 - ROUNDED_BITS)
-    shift = torch.ldexp(torch.full_like(peak, 1.5), exponent)
+    return torch.ldexp(torch.full_like(peak, 1.5), exponent)
+
+
+def round_by_shift(x: Tensor, shift: Tensor) -> Tensor:
+    """``x`` rounded to whole steps."""
     return (x + shift).sub_(shift)
 
 
@@ -68,30 +95,24 @@ def read_state(state: State, precision: Precision) -> Tensor:
     x = state.exact
     if not precision.rounds:
         return x.to(precision.network)
-    rounded = round_to_grid(x.detach(), state.channel_dim)
+    rounded = state.grid.round(x.detach())
     if torch.is_grad_enabled() and x.requires_grad:
         # The difference is exact, and so is the sum; it carries the gradient in float64.
         rounded = rounded.sub_(x.detach()).add_(x)
     return rounded.to(precision.network)
 
 
-def guard_state(x: Tensor, channel_dim: int) -> Tensor:
-    """Move ``x`` off the edges of its rounding cell, towards its rounded value. The gradient is 1.
-
-    Inverting a column gives back its states up to float64 rounding. Rounding hides such an error,
-    except in elements that lie next to the edge of a rounding cell. So every element is moved
-    towards the middle of its cell by the share `GUARD`: an element that is rebuilt a little off
-    is then still in its cell, and the network reads the same bits as in the forward pass. The move
-    is smaller than what the network can see, and `invert_state` takes it back.
-    """
-    to_rounded = round_to_grid(x.detach(), channel_dim).sub_(x.detach())
-    return torch.add(x, to_rounded, alpha=GUARD)
-
-
 def update_state(
     y: Tensor, scale: Tensor | None, previous: Tensor | None, precision: Precision, channel_dim: int
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Eq. 3, ``x[i][l] = y + gamma * x[i-1][l]``, guarded where networks read states rounded.
+
+    The guard: inverting a column gives back its states up to float64 rounding. Reading them
+    rounded hides such an error, except in elements that lie next to the edge of a rounding cell.
+    So every element is moved towards the middle of its cell, by the share `GUARD` of the distance.
+    An element that is rebuilt a little off is then still in its cell, and the network reads the
+    same bits as in the forward pass. The move is smaller than what the network can see. Its
+    gradient is 1, and `unguard_state` takes it back.
 
     Args:
         y: output of the network ``F``.
@@ -99,21 +120,26 @@ def update_state(
         previous: the exact state ``x[i-1][l]``; ``None`` in the first column.
         precision: of this forward pass.
         channel_dim: of ``y``.
+
+    Returns:
+        the exact state, and the shift of its `Grid` where it is rounded.
     """
     x = y.to(precision.state)
     if previous is not None:
         scale = scale.to(precision.state)
         # In place where x is a copy: it saves a state at the peak.
         x = torch.addcmul(x, scale, previous) if x is y else x.addcmul_(scale, previous)
-    return guard_state(x, channel_dim) if precision.rounds else x
-
-
-def unguard_state(state: State, precision: Precision) -> Tensor:
-    """Take `guard_state` back: move the exact state away from its rounded value."""
-    x = state.exact
     if not precision.rounds:
-        return x
-    return torch.lerp(round_to_grid(x, state.channel_dim), x, 1 / (1 - GUARD))
+        return x, None
+    shift = measure_shift(x.detach(), channel_dim)
+    to_rounded = round_by_shift(x.detach(), shift).sub_(x.detach())
+    # The guard does not move an element past a power of two: the grid stays the same.
+    return torch.add(x, to_rounded, alpha=GUARD), shift
+
+
+def unguard_state(x: Tensor, shift: Tensor) -> Tensor:
+    """Take the guard of `update_state` back: move ``x`` away from its rounded value."""
+    return torch.lerp(round_by_shift(x, shift), x, 1 / (1 - GUARD))
 
 
 def invert_update(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:

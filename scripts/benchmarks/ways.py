@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from revcol_nlp.columns.column import Column
 from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.states import Precision, State
+from revcol_nlp.columns.states import Grid, Precision, State
 
 Run = Callable[..., Any]
 
@@ -57,16 +57,17 @@ def _call(function: Run, *args: Any) -> Any:
 _checkpoint = partial(checkpoint, use_reentrant=False)
 
 
+GRID = Grid(-1)  # nothing is rounded to it
 FLOAT32 = Precision(network=torch.float32, state=torch.float32)
 
 
 def _column(column: Column, run_level: Run, stem: Tensor, *exact: Tensor) -> tuple[Tensor, ...]:
-    states = [State(x, -1) for x in exact] or [None] * len(column.levels)
+    states = [State(x, GRID) for x in exact] or [None] * len(column.levels)
     for index, level in enumerate(column.levels):
         inputs = column.level_inputs(index, stem, states)
         read = [x.exact if isinstance(x, State) else x for x in inputs]
         y = run_level(level.network, *read)
-        states[index] = State(level.update(y, states[index], FLOAT32), -1)
+        states[index] = State(level.update(y, states[index], FLOAT32, GRID), GRID)
     return tuple(state.exact for state in states)
 
 

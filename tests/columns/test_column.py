@@ -9,12 +9,13 @@ from revcol_nlp.columns.keyframes import measure_growth, plan_keyframes
 from revcol_nlp.columns.stack import RevCol
 from revcol_nlp.columns.states import (
     GUARD,
+    Grid,
     Precision,
     State,
-    guard_state,
     invert_update,
+    measure_shift,
     read_state,
-    round_to_grid,
+    round_by_shift,
     unguard_state,
     update_state,
 )
@@ -43,31 +44,37 @@ def test_states_follow_equation_3():
     assert [s.item() for s in states] == [15.0, 56.0, 116.0]
 
 
+def guarded(x: torch.Tensor) -> State:
+    """``x`` as a state of the first column, where the network's output is all of it."""
+    exact, shift = update_state(x, None, None, TRAINING, -1)
+    return State(exact, Grid(-1, shift))
+
+
 def test_inverse_gives_back_the_previous_state():
     generator = torch.Generator().manual_seed(0)
     y, last = (torch.randn(5, 7, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     scale = torch.linspace(0.001, 1, 16, dtype=torch.float64)
-    last = State(guard_state(last, -1), -1)
-    state = State(update_state(y, scale, last.exact, TRAINING, -1), -1)
-    rebuilt = State(invert_update(unguard_state(state, TRAINING), y, scale), -1)
+    last = guarded(last)
+    exact, shift = update_state(y, scale, last.exact, TRAINING, -1)
+    rebuilt = State(invert_update(unguard_state(exact, shift), y, scale), Grid(-1))
     torch.testing.assert_close(rebuilt.exact, last.exact, rtol=0, atol=1e-11)
     assert torch.equal(read_state(rebuilt, TRAINING), read_state(last, TRAINING))
 
 
 def test_a_guarded_state_rounds_alike_when_it_is_rebuilt_a_little_off():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = State(guard_state(x, -1), -1)
+    state = guarded(x)
     rounded = read_state(state, TRAINING)
     step = 2.0 ** (torch.frexp(x.abs().amax(-1, keepdim=True)).exponent - 24)
     noise = (torch.rand(x.shape, dtype=torch.float64) * 2 - 1) * step * GUARD / 2 * 0.99
-    assert torch.equal(read_state(State(state.exact + noise, -1), TRAINING), rounded)
+    assert torch.equal(read_state(State(state.exact + noise, Grid(-1)), TRAINING), rounded)
     # Without the guard the same noise would change what F reads.
-    assert not torch.equal(round_to_grid(x + noise, -1).float(), rounded)
+    assert not torch.equal(round_by_shift(x + noise, measure_shift(x, -1)).float(), rounded)
 
 
 def test_rounding_stays_below_float32_resolution_of_the_largest_channel():
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = State(guard_state(x, -1), -1)
+    state = guarded(x)
     bound = x.abs().amax(-1, keepdim=True) * 2.0**-24
     assert ((read_state(state, TRAINING).double() - x).abs() <= bound).all()
     assert ((state.exact - x).abs() <= GUARD * bound).all()
