@@ -71,24 +71,15 @@ class IsotropicConfig:
 def build_isotropic_columns(config: IsotropicConfig) -> list[Column]:
     """Columns whose levels all have the same shape (paper Appendix B.1).
 
-    The first column has neither ``gamma`` nor a top-down input, the top level no top-down input.
+    The first column has no top-down input, and the top level of no column has one.
     """
-    top = len(config.depths) - 1
-    rates = torch.linspace(
-        0, config.drop_path_rate, sum(config.depths), dtype=torch.float64, device="cpu"
-    )
-    drop_paths = rates.split(list(config.depths))
     columns = [
-        Column(
-            Level(
-                IsotropicLevel(config, rates.tolist(), top_down=column > 0 and level < top),
-                config.dim,
-            )
-            for level, rates in enumerate(drop_paths)
-        )
-        for column in range(config.num_columns)
+        Column(_build_levels(config, is_first=number == 0)) for number in range(config.num_columns)
     ]
-    # As BEiT does: the deeper a block, the smaller its feed-forward network's last Linear.
+    # BEiT's scaling, as Appendix B.1 says: the deeper a block, the smaller the last Linear of its
+    # feed-forward network. The norm behind it takes the scale away again, so that branches are as
+    # large as without; what changes is how fast this weight is learnt. ``init_values`` is what
+    # makes branches small.
     blocks = [b for column in columns for b in column.modules() if isinstance(b, Block)]
     with torch.no_grad():
         for depth, block in enumerate(blocks, start=1):
@@ -96,17 +87,37 @@ def build_isotropic_columns(config: IsotropicConfig) -> list[Column]:
     return columns
 
 
-class IsotropicLevel(nn.Module):
-    """The paper's ``F``: fusion of the two inputs, then a block for each of ``drop_paths``."""
+def _build_levels(config: IsotropicConfig, is_first: bool) -> list[Level]:
+    depths, total = config.depths, sum(config.depths)
+    rates = [config.drop_path_rate * block / max(1, total - 1) for block in range(total)]
+    levels = []
+    for number, depth in enumerate(depths):
+        begin = sum(depths[:number])
+        has_above = not is_first and number + 1 < len(depths)
+        network = IsotropicLevel(config, rates[begin : begin + depth], has_above)
+        levels.append(Level(network, config.dim))
+    return levels
 
-    def __init__(self, config: IsotropicConfig, drop_paths: Sequence[float], top_down: bool):
+
+class IsotropicLevel(nn.Module):
+    """The paper's ``F`` in Appendix B: a fusion of the two inputs, then transformer blocks.
+
+    Args:
+        config: sizes and regularisation.
+        drop_path_rates: one for each block.
+        has_above: whether there is an input from the level above in the previous column.
+    """
+
+    def __init__(self, config: IsotropicConfig, drop_path_rates: Sequence[float], has_above: bool):
         super().__init__()
-        self.fusion = LinearFusion(config.dim, config.project_bottom_up, top_down)
-        self.blocks = nn.ModuleList(Block(config, drop_path) for drop_path in drop_paths)
+        self.fusion = LinearFusion(config.dim, config.project_bottom_up, has_above)
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in drop_path_rates)
 
     def forward(
         self, below: Tensor, above: Tensor | None, key_padding_mask: Tensor | None = None
     ) -> Tensor:
+        """``below`` and ``above`` are ``(B, T, C)``; ``key_padding_mask`` ``(B, T)`` is true at
+        padding."""
         x = self.fusion(below, above)
         for block in self.blocks:
             x = block(x, key_padding_mask)
@@ -118,16 +129,26 @@ class LinearFusion(nn.Module):
 
     Each is projected by a Linear with a LayerNorm behind it (Appendix B.1); the parameter counts
     of the paper's Table 10 are those of a bottom-up path without projection.
+
+    Raises:
+        ValueError: from ``forward``, if it gets an input that it was not made for.
     """
 
-    def __init__(self, dim: int, project_bottom_up: bool, top_down: bool):
+    def __init__(self, dim: int, project_bottom_up: bool, has_above: bool):
         super().__init__()
         self.bottom_up = build_projection(dim) if project_bottom_up else nn.Identity()
-        self.top_down = build_projection(dim) if top_down else None
+        self.top_down = build_projection(dim) if has_above else None
 
     def forward(self, below: Tensor, above: Tensor | None) -> Tensor:
         x = self.bottom_up(below)
-        return x if above is None else x + self.top_down(above)
+        if above is None:
+            return x
+        if self.top_down is None:
+            raise ValueError(
+                "a column that was made as the first one, without top-down inputs, stands behind "
+                "another: share a later column of build_isotropic_columns instead"
+            )
+        return x + self.top_down(above)
 
 
 class Block(nn.Module):

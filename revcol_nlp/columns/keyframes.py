@@ -34,21 +34,22 @@ def measure_growth(columns: Sequence[Column]) -> Tensor:
     return -torch.cat(scales, dim=1).double().abs().log() - math.log1p(-GUARD)
 
 
-def plan_keyframes(growth: Tensor, budget: float) -> set[int]:
+def plan_keyframes(growth: Tensor | Sequence[float], budget: float) -> set[int]:
     """Indices of the columns whose states are kept, the last one among them.
 
     Args:
-        growth: as from `measure_growth`, on the CPU.
+        growth: as from `measure_growth`, on the CPU; or a number for each column but the first.
         budget: the factor by which an error may grow.
     """
     last = len(growth)
     keyframes = {last}
-    total = torch.zeros_like(growth[0]) if last else None
+    total: Tensor | float = 0.0
     for index in range(last - 1, -1, -1):
-        total += growth[index]
-        if total.max() > math.log(budget):
+        total = total + growth[index]
+        largest = total.max() if isinstance(total, Tensor) else total
+        if largest > math.log(budget):
             keyframes.add(index)
-            total.zero_()
+            total = 0.0
     return keyframes
 
 
@@ -68,11 +69,11 @@ class GrowthReader:
         """Wait again at the next forward pass, since gamma has other values now."""
         self._host = self._used = None
 
-    def read(self, growth: Tensor) -> Tensor:
+    def read(self, growth: Tensor) -> Tensor | Sequence[float]:
         """Values of ``growth``, from this forward pass or the one before, on the CPU."""
         if type(growth) is not Tensor or growth.is_meta:
-            # A fake tensor has no values. No gamma lets errors grow more than this.
-            return torch.full(growth.shape, -math.log(GAMMA_MIN * (1 - GUARD)), device="cpu")
+            # A fake tensor has no values. No gamma lets errors grow by more than its bound does.
+            return [-math.log(GAMMA_MIN * (1 - GUARD))] * len(growth)
         if growth.device.type == "cpu":
             return growth
         if self._host is None or self._host.shape != growth.shape:

@@ -99,7 +99,10 @@ class Rerun:
                 "reversible=False"
             )
         # Only what the run changed has to be put back.
-        self._buffers = [buffer for buffer in self._buffers if buffer.has_changed()]
+        # Of a module, that is all of its buffers or none: torch's batch norm changes its running
+        # statistics without a trace, and counts the batches with one.
+        owners = {buffer.owner for buffer in self._buffers if buffer.has_changed()}
+        self._buffers = [buffer for buffer in self._buffers if buffer.owner in owners]
         drew = not same_generators(generators, get_generators(device))
         self._generators = generators if drew else None
         # To read the digest waits for a device; on others than the CPU one comparison must do.

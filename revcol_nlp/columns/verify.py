@@ -169,6 +169,12 @@ def _training(model: nn.Module, reversible: bool | None) -> Iterator[None]:
     stacks = find_stacks(model)
     modes = {module: module.training for module in model.modules()}
     switches = [stack.reversible for stack in stacks]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    places = {
+        (owner, name): buffer
+        for owner in model.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    }
     try:
         model.train()
         for stack, switch in zip(stacks, switches, strict=True):
@@ -179,6 +185,11 @@ def _training(model: nn.Module, reversible: bool | None) -> Iterator[None]:
             stack.reversible = switch
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for (owner, name), buffer in places.items():
+                setattr(owner, name, buffer)
+            for buffer, values in buffers:
+                buffer.copy_(values)
 
 
 def _devices(device: torch.device | None) -> Iterable[int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from revcol_nlp.columns import RevCol
 from revcol_nlp.columns.isotropic import (
     Block,
     DropPath,
@@ -71,13 +72,13 @@ def test_blocks_normalise_the_branch_and_not_the_residual():
 def test_fusion_is_the_sum_of_the_projected_inputs():
     torch.manual_seed(0)
     below, above = torch.randn(2, 2, 4, 16)
-    fusion = LinearFusion(16, project_bottom_up=False, top_down=True)
+    fusion = LinearFusion(16, project_bottom_up=False, has_above=True)
     linear, norm = fusion.top_down
     torch.testing.assert_close(fusion(below, above), below + norm(linear(above)))
     assert torch.equal(
-        LinearFusion(16, project_bottom_up=False, top_down=False)(below, None), below
+        LinearFusion(16, project_bottom_up=False, has_above=False)(below, None), below
     )
-    both = LinearFusion(16, project_bottom_up=True, top_down=True)
+    both = LinearFusion(16, project_bottom_up=True, has_above=True)
     expected = both.bottom_up(below) + both.top_down(above)
     torch.testing.assert_close(both(below, above), expected)
 
@@ -92,15 +93,20 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert torch.equal(DropPath(0.25).eval()(x), x)
 
 
-def test_the_last_linear_of_a_feed_forward_network_starts_smaller_with_depth():
-    torch.manual_seed(0)
-    columns = build_isotropic_columns(
-        IsotropicConfig(dim=64, num_heads=2, ffn_dim=128, num_columns=2)
-    )
-    blocks = [m for c in columns for m in c.modules() if isinstance(m, Block)]
-    sizes = [block.ffn.fc2.weight.std().item() for block in blocks]
-    for depth, size in enumerate(sizes, start=1):
-        assert size == pytest.approx(sizes[0] / math.sqrt(depth), rel=0.05)
+def test_branches_start_as_large_as_init_values_says():
+    sizes = []
+    for init_values in (0.2, 1.0):
+        torch.manual_seed(0)
+        block = Block(replace(CONFIG, init_values=init_values), drop_path=0.0)
+        x = torch.randn(2, 5, 16)
+        sizes.append((block(x) - x).std())
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+def test_a_first_column_behind_another_is_refused():
+    first, _ = build_isotropic_columns(replace(CONFIG, num_columns=2))
+    with pytest.raises(ValueError, match="made as the first one"):
+        RevCol([first, first])(torch.randn(1, 3, 16))
 
 
 def test_stochastic_depth_grows_from_the_first_block_of_a_column_to_its_last():
