@@ -137,7 +137,7 @@ def test_grad_checkpointing_holds_less_and_changes_no_gradient():
 
 def test_intermediates_are_levels_of_columns():
     model, x = build().eval(), images()
-    columns = model.revcol.forward_columns(model._stem(x), None, range(3))
+    columns = model.revcol.forward_columns(model.forward_stem(x), None, range(3))
     features, last = model.forward_intermediates(x, output_fmt="NLC")
     assert torch.equal(features, model.forward_features(x))
     for found, level in zip(last, columns[2], strict=True):
