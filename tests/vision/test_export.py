@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from revcol_nlp.columns import RevCol
 from revcol_nlp.columns.verify import differences
 from tests.helpers.revcol_vit import build, gradients, images
 
@@ -32,6 +33,7 @@ def test_torchscript_takes_any_size_and_leaves_the_model_as_it_was(tmp_path):
     scripted = torch.jit.load(tmp_path / "model.pt")
     for x in (images(3), torch.randn(2, 3, 96, 32)):
         torch.testing.assert_close(scripted(x), model(x))
+    assert isinstance(model.revcol, RevCol)
     model.train()(images()).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 

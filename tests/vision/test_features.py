@@ -84,6 +84,7 @@ def test_pruning_twice_keeps_the_outputs():
     wanted = model.forward_intermediates(x, [(1, 2)], intermediates_only=True)
     model.prune_intermediate_layers([(2, 0), (1, 2)])
     model.set_grad_checkpointing(False)
+    assert len(model.revcol.columns) == model.revcol.keep_columns == 3
     assert model.prune_intermediate_layers([1]) == [0]
     found = model.forward_intermediates(x, [0], intermediates_only=True)
     assert torch.equal(found[0], wanted[0])

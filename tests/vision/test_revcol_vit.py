@@ -205,8 +205,8 @@ def test_impossible_models_are_refused(options, error, sentence):
 
 
 def test_a_model_with_another_head_can_be_made_again_from_its_arguments():
-    model = build(dynamic_img_size=True)
-    model.reset_classifier(5, "max")
+    model = build(class_token=True)
+    model.reset_classifier(5, "token")  # the norm stays after the pooling
     model.set_input_size(img_size=96)
     again = timm.create_model("test_revcol_vit", **get_model_args(model))
     again.load_state_dict(model.state_dict())

@@ -160,7 +160,6 @@ class RevColVisionModel(nn.Module):
             formats = " or ".join(self.feature_formats)
             raise ValueError(f"output_fmt must be {formats}, got {output_fmt!r}")
         levels = self._find_levels(indices)
-        stop_early = stop_early or intermediates_only
         last = max(column for column, _ in levels) if stop_early else len(self.revcol.columns) - 1
         top = (last, self.revcol.num_levels - 1)
         states = self.forward_levels(
