@@ -1,9 +1,8 @@
-"""RevCol-ViT for timm: importing this package registers the models with timm.
+"""RevCol vision models for timm, and commands that train them on images.
 
-The columns are those of ``revcol_nlp``; nothing here needs fairseq.
+``import vision`` registers the models. Nothing here needs fairseq.
 """
 
-from vision.models import revcol_vit_variants  # noqa: F401 (registers the models)
-from vision.models.revcol_vit import RevColViT
+from vision.models import RevColViT
 
 __all__ = ["RevColViT"]

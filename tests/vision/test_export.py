@@ -1,12 +1,12 @@
-"""The plain path of evaluation, exported and compiled."""
+"""RevCol-ViT exported and compiled."""
 
 import pytest
 import timm
 import torch
 
-import vision  # noqa: F401 (registers the models)
+from revcol_nlp.columns import RevCol
 from revcol_nlp.columns.verify import differences
-from tests.vision.test_revcol_vit import build, gradients, images
+from tests.helpers.revcol_vit import build, gradients, images
 
 BATCH = torch.export.Dim("batch", min=1, max=64)
 
@@ -33,12 +33,13 @@ def test_torchscript_takes_any_size_and_leaves_the_model_as_it_was(tmp_path):
     scripted = torch.jit.load(tmp_path / "model.pt")
     for x in (images(3), torch.randn(2, 3, 96, 32)):
         torch.testing.assert_close(scripted(x), model(x))
+    assert isinstance(model.revcol, RevCol)
     model.train()(images()).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_torchscript_in_training_is_refused():
-    with pytest.raises(RuntimeError, match="for inference only"):
+    with pytest.raises(RuntimeError, match="call eval\(\) first"):
         torch.jit.script(build().train())
 
 
