@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def get_generators(device: torch.device) -> list[Any]:
@@ -38,7 +40,7 @@ def set_generators(states: list[Any], device: torch.device) -> None:
 
 def same_generators(a: list[Any], b: list[Any]) -> bool:
     """Whether nothing was drawn between the two."""
-    if a[0] != b[0] or not all(map(torch.equal, a[2:], b[2:])):
+    if a[0] != b[0] or [*map(_bytes, a[2:])] != [*map(_bytes, b[2:])]:
         return False
     if a[1] is None or b[1] is None:
         return a[1] is b[1]
@@ -58,3 +60,8 @@ def draw_again(states: list[Any] | None, device: torch.device) -> Iterator[None]
         yield
     finally:
         set_generators(now, device)
+
+
+def _bytes(state: Tensor) -> bytes:
+    # Not by an operator: where a step runs on fake tensors, operators would take this for one.
+    return ctypes.string_at(state.data_ptr(), state.numel())
