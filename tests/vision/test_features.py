@@ -1,27 +1,29 @@
 """Features of RevCol vision models by column and level, and models cut off after them."""
 
 import pytest
+import timm
 import torch
 
-from revcol_nlp.columns.verify import differences
+from revcol_nlp.columns.verify import compare_gradients
 from tests.helpers.revcol_vit import build, images
 
 
 def test_intermediates_are_levels_of_columns():
     model, x = build().eval(), images()
-    columns = model.revcol.forward_columns(model.forward_stem(x), None, range(3))
+    places = [(column, level) for column in range(3) for level in range(4)]
+    states = model.revcol.forward_columns(model.forward_stem(x), places)
     features, last = model.forward_intermediates(x, output_fmt="NLC")
     assert torch.equal(features, model.forward_features(x))
-    for found, level in zip(last, columns[2], strict=True):
-        assert torch.equal(found, level)
+    for level, found in enumerate(last):
+        assert torch.equal(found, states[2, level])
 
     indices = [(0, 3), 1, (-2, 0), -1]
     found = model.forward_intermediates(x, indices, output_fmt="NLC", intermediates_only=True)
-    wanted = [columns[0][3], columns[2][1], columns[1][0], columns[2][3]]
+    wanted = [states[0, 3], states[2, 1], states[1, 0], states[2, 3]]
     assert all(map(torch.equal, found, wanted))
     (found,) = model.forward_intermediates(x, [(1, 2)], intermediates_only=True)
     assert found.shape == (4, 32, 4, 4)
-    assert torch.equal(found.flatten(2).transpose(1, 2), columns[1][2])
+    assert torch.equal(found.flatten(2).transpose(1, 2), states[1, 2])
     assert len(model.forward_intermediates(x, 2, intermediates_only=True)) == 2
 
 
@@ -64,7 +66,7 @@ def test_features_only_gives_the_four_levels_and_trains_like_the_plain_path():
         model.zero_grad()
         sum((level * (n + 1)).square().mean() for n, level in enumerate(model(images()))).backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
-    assert max(differences(*grads).values()) <= 1e-6
+    assert max(compare_gradients(*grads).values()) <= 1e-6
 
 
 def test_features_only_prunes_the_columns_that_are_not_asked_for():
@@ -98,3 +100,22 @@ def test_dinos_name_gives_the_same_levels():
     wanted = model.forward_intermediates(x, [2], output_fmt="NLC", intermediates_only=True)[0]
     assert torch.equal(patches, wanted)
     assert prefix.shape == (4, 1, 32)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_hooks_give_the_features_too(training):
+    """``feature_info`` names modules that run: timm's hooks, and everybody's, find them there."""
+    options = dict(features_only=True, out_indices=(0, 2, 3))
+    found, expected = [
+        _create_seeded(**options, **how).train(training)(images())
+        for how in ({"feature_cls": "hook"}, {})
+    ]
+    assert len(found) == len(expected) == 3
+    for ours, theirs in zip(found, expected, strict=True):
+        tokens = theirs.flatten(2).transpose(1, 2)
+        assert (ours - tokens).abs().max() <= 2**-20 * tokens.abs().max()
+
+
+def _create_seeded(**options):
+    torch.manual_seed(0)
+    return timm.create_model("test_revcol_vit", **options)

@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2
 from torch.utils.flop_counter import FlopCounterMode
 
 from revcol_nlp.columns.isotropic import Block, DropPath
-from revcol_nlp.columns.verify import count_held_bytes, differences
+from revcol_nlp.columns.verify import compare_gradients, count_held_bytes
 from tests.helpers.revcol_vit import RANDOM, build, gradients, images
 
 # Parameters, and multiply-accumulates of one image in millions.
@@ -98,7 +98,7 @@ def test_gradients_equal_ordinary_autograd(options, autocast):
     model = build(**RANDOM, **options).train()
     rebuilt = gradients(model, images(), autocast)
     model.revcol.reversible = False
-    found = differences(rebuilt, gradients(model, images(), autocast))
+    found = compare_gradients(rebuilt, gradients(model, images(), autocast))
     assert max(found.values()) <= 1e-6
 
 
@@ -118,7 +118,7 @@ def test_grad_checkpointing_holds_less_and_changes_no_gradient():
     plain, held = gradients(model, images()), count_held_bytes(step, parameters)
     model.set_grad_checkpointing()
     assert count_held_bytes(step, parameters) < held / 3
-    assert max(differences(gradients(model, images()), plain).values()) <= 1e-6
+    assert max(compare_gradients(gradients(model, images()), plain).values()) <= 1e-6
     model.set_grad_checkpointing(False)
     assert count_held_bytes(step, parameters) == held
 

@@ -42,7 +42,7 @@ class TimmRevCol(RevCol):
         columns, whose weights are copied.
         """
         with torch.device(next(self.parameters()).device):
-            new_columns = self.build_columns()
+            new_columns = RevCol(self.build_columns()).columns
         for column, new_column in zip(self.columns, new_columns, strict=False):  # some are pruned
             column.load_state_dict(new_column.state_dict())
 
@@ -113,9 +113,7 @@ class RevColVisionModel(nn.Module):
         self, stem_output: Tensor, levels: Iterable[tuple[int, int]]
     ) -> dict[tuple[int, int], Tensor]:
         """States of ``levels``, by ``(column, level)``; columns after the last one do not run."""
-        levels = list(levels)
-        columns = self.revcol.forward_columns(stem_output, None, {column for column, _ in levels})
-        return {(column, level): columns[column][level] for column, level in levels}
+        return self.revcol.forward_columns(stem_output, levels)
 
     def forward_intermediates(
         self,
@@ -130,7 +128,7 @@ class RevColVisionModel(nn.Module):
     ) -> Any:
         """Compute states of levels, with the features of `forward_features` or alone.
 
-        In training, a reversible model keeps in memory every column that is asked for.
+        In training, nothing is kept in memory for them but what is returned.
 
         Args:
             x: ``(B, C, H, W)`` images.
@@ -236,8 +234,8 @@ class RevColVisionModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of each level's ``gamma``, whatever its shape.
 
-        timm exempts one-dimensional parameters from weight decay by itself, but a ``gamma`` for
-        ``(B, C, H, W)`` states has three dimensions. Decay would make inverses less stable.
+        timm and torch users exempt one-dimensional parameters from weight decay, as ``gamma`` is;
+        named here, it is exempt whatever the rule. Decay would make inverses less stable.
         """
         gammas = {id(module.gamma) for module in self.modules() if isinstance(module, Level)}
         return {name for name, parameter in self.named_parameters() if id(parameter) in gammas}
