@@ -84,14 +84,13 @@ def _run(command: str, args: list[str], prepare: Callable[[], None] | None, outp
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     faulthandler.enable(file=2)
-    # Before vision, whose import of the columns would be taken for that of the plugin.
-    importlib.import_module("revcol_nlp.models")
     sys.argv = [command, *args]
-    if prepare is not None:
-        prepare()
     package, _, name = command.replace("-", ".").partition(".")
     if package == "fairseq":
+        # What ``prepare`` changes in fairseq lies around the patches, not below them.
+        importlib.import_module("revcol_nlp.models")
+    if prepare is not None:
+        prepare()
+    if package == "fairseq":
         sys.exit(importlib.import_module(f"fairseq_cli.{name}").cli_main())
-    if package == "vision":
-        sys.exit(importlib.import_module(command).main())
     sys.exit(importlib.import_module(command).main())
