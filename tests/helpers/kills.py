@@ -1,4 +1,4 @@
-"""Killing a training at a moment of one's choice, as kill -9 does."""
+"""Kill a training at a chosen moment, as kill -9 does, and compare what it ends with."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ class Kill:
 
 
 def random_kills(chance: random.Random, events: Mapping[str, int]) -> Iterator[Kill]:
-    """Moments of a run that has so many ``events`` of each kind, each kind in turn."""
+    """Yield random moments of a run with so many ``events`` of each kind, each kind in turn."""
     while True:
         for kind in (STEP, WRITE, VALIDATION):
             yield Kill(kind, chance.randrange(events[kind]), chance.random())
 
 
 class Watch:
-    """Counts the events of the process it is called in, and kills that at the moment ``kill``.
+    """Counts the events of the process in which it is called, and kills the process at ``kill``.
 
     Args:
-        counts: receives the number of events of each kind and the seconds of a run that ends.
-        kill: never, if None.
+        counts: a file that receives the number of events of each kind and the seconds of the run.
+        kill: the moment; None for never.
     """
 
     def __init__(self, counts: Path | None = None, kill: Kill | None = None):
@@ -149,12 +149,13 @@ NUMBERS = [
 
 
 class Training:
-    """One command, of which every call gets an output folder of its own.
+    """A command that a test runs several times, each time with another output folder.
 
     Args:
-        command: what `Forked` takes.
-        option: names the output folder.
-        folder: of the run that nothing disturbs.
+        command: the command, as for `Forked`.
+        args: its arguments.
+        option: the option that takes the output folder.
+        folder: the folder of a first run, which nothing disturbs.
     """
 
     def __init__(self, command: str, *args: object, option: str, folder: Path):

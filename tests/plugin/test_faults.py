@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from revcol_nlp.fairseq_patches.saving import UnwritableError
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from revcol_nlp.checkpoints.contents import is_complete
+from revcol_nlp.checkpoints.errors import UnwritableError
+from revcol_nlp.checkpoints.integrity import is_complete
 from revcol_nlp.columns.verify import gradients
 from tests.conftest import TINY_MODEL, TRAINING
 from tests.helpers.checkpoints import assert_same_state, load
