@@ -32,8 +32,8 @@ def test_generation_returns_as_many_lines_as_went_in(
     trained: Path, toy_data: Path, run_fairseq: RunFairseq
 ) -> None:
     done = run_fairseq(
-        *("generate", toy_data, "--user-dir", USER_DIR, "--cpu", "--beam", "1"),
-        *("--path", trained / "checkpoint_last.pt", "--max-len-b", "10"),
+        *("generate", toy_data, "--user-dir", USER_DIR, "--cpu", "--num-workers", "0"),
+        *("--path", trained / "checkpoint_last.pt", "--beam", "1", "--max-len-b", "10"),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("H-")]
     assert sorted(int(line.split("\t")[0][2:]) for line in lines) == list(range(60))

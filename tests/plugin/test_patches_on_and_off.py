@@ -27,7 +27,10 @@ TRANSFORMER = (
 TRAIN = (*TRANSFORMER, *TRAINING, "--dropout", "0.1", "--disable-validation")
 # 200 sentences in 5 batches: nothing remains that fairseq would drop.
 EVEN = ("--batch-size", "40", "--max-tokens", "4000")
-DECODE = ("--user-dir", USER_DIR, "--cpu", "--beam", "2", "--min-len", "2", "--max-len-b", "10")
+DECODE = (
+    *("--user-dir", USER_DIR, "--cpu", "--num-workers", "0"),
+    *("--beam", "2", "--min-len", "2", "--max-len-b", "10"),
+)
 
 
 @pytest.fixture(scope="module")
