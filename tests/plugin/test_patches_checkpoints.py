@@ -1,6 +1,5 @@
 """What fairseq's commands load from checkpoints and save in them."""
 
-import argparse
 import math
 import shutil
 from pathlib import Path
@@ -29,12 +28,6 @@ def test_a_resumed_training_stops_when_it_would_have_stopped(
         )
     assert (tmp_path / "checkpoint4.pt").exists()
     assert not (tmp_path / "checkpoint5.pt").exists()
-
-
-def test_commands_load_a_checkpoint_with_a_namespace(tmp_path: Path) -> None:
-    args = argparse.Namespace(arch="transformer")
-    torch.save({"args": args}, tmp_path / "checkpoint.pt")
-    assert torch.load(tmp_path / "checkpoint.pt")["args"] == args
 
 
 def test_a_checkpoint_says_its_languages(trained: Path) -> None:
@@ -81,6 +74,13 @@ def test_a_moving_average_does_not_check_the_weights(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(owner, name, lambda *args: calls.append(args))
     average.step(model)
     assert calls == []
+
+
+def test_a_moving_average_keeps_the_last_layer_norm() -> None:
+    model = small()
+    average = EMA(model, EMAConfig(ema_decay=0.5))
+    average.step(model)
+    assert average.get_model().state_dict().keys() == model.state_dict().keys()
 
 
 def test_a_moving_average_takes_a_nan_as_fairseq_does() -> None:
