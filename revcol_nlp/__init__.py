@@ -2,7 +2,7 @@
 
 ``import revcol_nlp`` imports torch and the columns, nothing else. ``fairseq-train --user-dir
 revcol_nlp`` and ``import revcol_nlp.models`` register the models with fairseq and install the
-patches of ``fairseq_patches``.
+patches of ``fairseq_patches``. The order of imports does not matter.
 """
 
 from .columns import (
@@ -13,6 +13,7 @@ from .columns import (
     build_isotropic_columns,
     gradient_difference,
 )
+from .user_dir import UserDirPath, share_modules
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,3 +24,7 @@ __all__ = [
     "build_isotropic_columns",
     "gradient_difference",
 ]
+
+__path__ = UserDirPath(__name__, __path__)
+if __name__ != "revcol_nlp":
+    share_modules(__name__, __path__[0])

@@ -1,32 +1,46 @@
-"""fairseq in several processes: with torchrun, with or without GPUs, also in fairseq-hydra-train.
+"""Patches of training in several processes: torchrun, and processes without GPUs.
 
-Each function here stands in for one of fairseq's, which it gets as ``original``.
+Each function replaces a function of fairseq, which it gets as ``original``.
 """
 
-import importlib.util
 import os
+import typing
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from fairseq.distributed import utils as distributed_utils
-from omegaconf import DictConfig
+from fairseq.distributed.utils import _TensorPlaceholder
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
 from torch import nn
 
-from .commands import loaded_command
+from .replacing import find_command_modules
+
+
+def list_broadcast_globals() -> list[Any]:
+    """List what the state of a training refers to when rank 0 sends it to the other processes.
+
+    They receive the checkpoint, and the configuration in it, through ``torch.load``.
+    """
+    return [
+        *(_TensorPlaceholder, DictConfig, ListConfig, AnyNode, Metadata, ContainerMetadata),
+        *(typing.Any, defaultdict, dict, list, int),
+    ]
 
 
 def join_before_main(original: Callable, cfg: DictConfig, main: Callable, **kwargs: Any) -> Any:
-    """Raises ValueError where fairseq would start one process per GPU and there is no GPU."""
-    if cfg.common.bf16 and importlib.util.find_spec("torch_xla") is None:
-        # --bf16 asks for a TPU as well, in each part of the configuration that has one.
-        for part in cfg.values():
-            if isinstance(part, DictConfig) and "tpu" in part:
-                part.tpu = False
-    if main is getattr(loaded_command("fairseq_cli.train"), "main", None):
-        _check_ddp_backend(cfg)
-        _join_torchrun(cfg)
+    """Replaces ``distributed_utils.call_main``.
+
+    Raises:
+        ValueError: if fairseq would start one process per GPU and there is no GPU, or if the
+            --ddp-backend cannot work.
+    """
+    if any(main is module.main for module in find_command_modules("fairseq_cli.train")):
+        check_ddp_backend(cfg)
+        join_torchrun(cfg)
     distributed = cfg.distributed_training
     if (
         distributed.distributed_init_method is not None
@@ -34,7 +48,7 @@ def join_before_main(original: Callable, cfg: DictConfig, main: Callable, **kwar
         and not cfg.common.tpu
         and torch.cuda.device_count() == 0
     ):
-        # fairseq starts no process, trains nothing and exits with success.
+        # fairseq would start no process, train nothing and exit with success.
         raise ValueError(
             "--distributed-init-method starts one process per GPU, and there is no GPU: start the "
             "processes with torchrun and leave the option out, or add --distributed-no-spawn"
@@ -42,22 +56,14 @@ def join_before_main(original: Callable, cfg: DictConfig, main: Callable, **kwar
     return original(cfg, main, **kwargs)
 
 
-def join_inside_main(original: Callable, cfg: DictConfig) -> None:
-    # fairseq-hydra-train imports the plugin only inside of its main, past join_before_main. This
-    # is the first function that main hands the whole configuration.
-    original(cfg)
-    _check_ddp_backend(cfg)
-    if not torch.distributed.is_initialized() and _join_torchrun(cfg):
-        if not _on_cpu(cfg):
-            torch.cuda.set_device(cfg.distributed_training.device_id)
-        distributed_utils.distributed_init(cfg)
+def check_ddp_backend(cfg: DictConfig) -> None:
+    """Refuse a --ddp-backend that cannot work: fairseq's own errors do not name the reason.
 
-
-def _check_ddp_backend(cfg: DictConfig) -> None:
-    """Raises ValueError for one that cannot work."""
-    # fairseq asks for fairscale, which then fails without a word about the CPU.
+    Raises:
+        ValueError: if it needs a GPU or does not work with reversible columns.
+    """
     backend = cfg.distributed_training.ddp_backend
-    if _on_cpu(cfg) and backend in ("fully_sharded", "slowmo"):
+    if is_on_cpu(cfg) and backend in ("fully_sharded", "slowmo"):
         raise ValueError(
             f"--ddp-backend {backend} needs a GPU (and fairscale): on the CPU take pytorch_ddp, "
             "the default, or legacy_ddp"
@@ -69,11 +75,14 @@ def _check_ddp_backend(cfg: DictConfig) -> None:
         )
 
 
-def _join_torchrun(cfg: DictConfig) -> bool:
-    """Make this process one of those that torchrun started; False where it did not start several.
+def join_torchrun(cfg: DictConfig) -> bool:
+    """Make this process one of the processes that torchrun started.
 
-    fairseq looks for torchrun only where it sees more than one GPU. Elsewhere each process
-    silently trains a model of its own, all in one folder.
+    fairseq looks for torchrun only where it sees more than one GPU. Elsewhere each process would
+    train a model of its own, and all would write to one folder.
+
+    Returns:
+        False if torchrun did not start several processes, or the command line says how to join.
     """
     distributed = cfg.distributed_training
     started_by_torchrun = {"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK"} <= os.environ.keys()
@@ -90,21 +99,31 @@ def _join_torchrun(cfg: DictConfig) -> bool:
     distributed.distributed_rank = int(os.environ["RANK"])
     distributed.device_id = int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count())
     distributed.distributed_no_spawn = True
-    if _on_cpu(cfg):
+    if is_on_cpu(cfg):
         distributed.distributed_backend = "gloo"
     return True
 
 
-def _on_cpu(cfg: DictConfig) -> bool:
+def is_on_cpu(cfg: DictConfig) -> bool:
+    """Whether a training with the configuration ``cfg`` runs on the CPU."""
     return cfg.common.cpu or not torch.cuda.is_available()
 
 
-def ddp_on_any_device(
-    original: Callable, module: nn.Module, device_ids: Any, output_device: Any, **kwargs: Any
-) -> nn.Module:
-    # --ddp-backend pytorch_ddp, the default, names a GPU even with --cpu.
-    if next(module.parameters()).device.type == "cpu":
-        device_ids = output_device = None
-    with warnings.catch_warnings():  # of an option that fairseq names, in the name of this file
-        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        return original(module, device_ids=device_ids, output_device=output_device, **kwargs)
+def make_ddp_for_any_device(original: type[nn.Module]) -> type[nn.Module]:
+    """Replaces ``DistributedDataParallel`` in fairseq.models.distributed_fairseq_model.
+
+    --ddp-backend pytorch_ddp, the default, names a GPU also for a model on the CPU.
+    """
+
+    class DistributedDataParallel(original):
+        def __init__(
+            self, module: nn.Module, device_ids: Any = None, output_device: Any = None, **kwargs
+        ):
+            if next(module.parameters()).device.type == "cpu":
+                device_ids = output_device = None
+            with warnings.catch_warnings():
+                # torch would warn of an option that fairseq gives, and name this file.
+                warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+                super().__init__(module, device_ids, output_device, **kwargs)
+
+    return DistributedDataParallel

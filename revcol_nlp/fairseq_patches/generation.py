@@ -1,36 +1,56 @@
-"""Translation with fairseq: impossible searches are refused, and every line gets an answer.
+"""Patches of translation: impossible searches are refused, and every line gets an answer.
 
-Each function here stands in for one of fairseq's, which it gets as ``original``.
+Each function replaces a function of fairseq, which it gets as ``original``.
 """
 
 import functools
-import itertools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
 from fairseq.token_generation_constraints import pack_constraints
 from omegaconf import DictConfig
 
-
-def check_search(original: Callable, self: FairseqTask, models: Any, args: Any, *rest, **kwargs):
-    """Raises ValueError for what makes no search."""
-    for name in ("beam", "nbest"):
-        if getattr(args, name, 1) < 1:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be at least 1, got {getattr(args, name)}")
-    for name in ("lenpen", "temperature", "max_len_a"):
-        if not math.isfinite(getattr(args, name, 1)):
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be finite, got {getattr(args, name)}")
-    return original(self, models, args, *rest, **kwargs)
+FINITE = {"len_penalty": "--lenpen", "temperature": "--temperature", "max_len_a": "--max-len-a"}
 
 
-_line_ids = itertools.count()  # over all buffers of the run, as fairseq-interactive counts
+def check_search_options(
+    original: Callable, self: SequenceGenerator, *args: Any, **kwargs: Any
+) -> None:
+    """Replaces ``SequenceGenerator.__init__``, which tasks call that build generators themselves.
+
+    Raises:
+        ValueError: if the options cannot produce a translation.
+    """
+    given = inspect.signature(original).bind(self, *args, **kwargs).arguments
+    if given.get("beam_size", 1) < 1:
+        raise ValueError(f"--beam must be at least 1, got {given['beam_size']}")
+    for name, option in FINITE.items():
+        if not math.isfinite(given.get(name, 1)):
+            raise ValueError(f"{option} must be finite, got {given[name]}")
+    original(self, *args, **kwargs)
+
+
+def check_nbest(original: Callable, cfg: DictConfig, main: Callable, **kwargs: Any) -> Any:
+    """Replaces ``distributed_utils.call_main``.
+
+    Raises:
+        ValueError: if the command would print no translation, or leave one out.
+    """
+    if cfg.generation.nbest < 1:
+        raise ValueError(f"--nbest must be at least 1, got {cfg.generation.nbest}")
+    return original(cfg, main, **kwargs)
+
+
+# How many lines fairseq-interactive has read with a task: it makes one task in each run.
+_lines_read: WeakKeyDictionary[FairseqTask, int] = WeakKeyDictionary()
 
 
 def set_bad_lines_aside(
@@ -41,17 +61,22 @@ def set_bad_lines_aside(
     max_positions: Any,
     encode_fn: Callable[[str], str],
 ) -> Iterator[Any]:
-    """Yield the batches of the lines that can be translated, then each other one by itself.
+    """Replaces ``make_batches`` in fairseq_cli.interactive.
 
-    An over-long line ends the whole run, and an empty one is translated into whatever the model
-    makes of nothing. Here each gets an empty translation of score -inf, so that there is one
-    translation per line, in order, and a sentence on stderr, since the translations go to stdout.
+    An over-long line would end the whole run, and an empty line would be translated. Here, each of
+    them gets an empty translation with the score -inf, so that there is one translation per line,
+    in order. Translations go to stdout, so a message about the line goes to stderr.
+
+    Yields:
+        fairseq's batches of the lines that can be translated, then each other line by itself, with
+        ``src_lengths`` of shape (0,), which `leave_bad_lines_blank` looks for.
     """
     if type(task).inference_step is not FairseqTask.inference_step:
         yield from original(lines, cfg, task, max_positions, encode_fn)
         return
-    ids = list(itertools.islice(_line_ids, len(lines)))
-    encode = functools.cache(encode_fn)  # each line is encoded twice
+    first = _lines_read.get(task, 0)
+    _lines_read[task] = first + len(lines)
+    encode = functools.cache(encode_fn)  # fairseq encodes each line a second time
     constrained = bool(cfg.generation.constraints)
     sources = [line.split("\t")[0] for line in lines] if constrained else lines
     tokens, lengths = task.get_interactive_tokens_and_lengths(sources, encode)
@@ -61,18 +86,24 @@ def set_bad_lines_aside(
         for batch in original([lines[i] for i in good], cfg, task, max_positions, encode):
             yield batch._replace(ids=torch.tensor(good)[batch.ids])
     for i in sorted(set(range(len(lines))) - set(good)):
+        number = first + i
         fault = "is empty" if lengths[i] == 1 else f"has {lengths[i]} tokens, over {longest:g}"
-        print(f"line {ids[i] + 1} {fault}: its translation H-{ids[i]} is empty", file=sys.stderr)
+        print(f"line {number + 1} {fault}: its translation H-{number} is empty", file=sys.stderr)
         yield SimpleNamespace(
             ids=torch.tensor([i]),
             src_tokens=tokens[i].unsqueeze(0),
-            src_lengths=torch.tensor([0]),  # tells leave_bad_lines_blank
+            src_lengths=torch.empty(0, dtype=torch.int64),
             constraints=pack_constraints([[]]) if constrained else None,
         )
 
 
 def longest_source(max_positions: Any, max_tokens: int | None) -> float:
-    """``max_positions`` is a number, or a pair of numbers for source and target, or None."""
+    """Return the number of tokens that a source sentence may have.
+
+    Args:
+        max_positions: a number, or a pair of numbers for source and target, or None.
+        max_tokens: the number of tokens in a batch, or None.
+    """
     source = max_positions[0] if isinstance(max_positions, Sequence) else max_positions
     return min(limit for limit in (source, max_tokens, math.inf) if limit is not None)
 
@@ -80,7 +111,9 @@ def longest_source(max_positions: Any, max_tokens: int | None) -> float:
 def leave_bad_lines_blank(
     original: Callable, self: FairseqTask, generator: Any, models: Any, sample: Any, **kwargs: Any
 ) -> list[list[dict[str, Any]]]:
-    if sample["net_input"]["src_lengths"].any():
+    """Replaces ``FairseqTask.inference_step``."""
+    lengths = sample["net_input"].get("src_lengths")
+    if lengths is None or lengths.numel() > 0:
         return original(self, generator, models, sample, **kwargs)
     nothing = torch.empty(0)
     blank = {"tokens": nothing, "score": -math.inf, "alignment": [], "positional_scores": nothing}

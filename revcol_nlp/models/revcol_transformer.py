@@ -23,7 +23,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ..checkpoints.contents import check_weights
+from ..checkpoints.contents import check_kinds
 from ..checkpoints.fingerprint import DictionaryFingerprint
 from .config import PRESETS, RevColTransformerConfig, fill_preset, transformer_config
 from .encoder import RevColEncoder
@@ -60,12 +60,16 @@ class RevColTransformerModel(TransformerModelBase):
         return decoder
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq.
+        """Load weights as in fairseq.
+
+        Values are not read here: ``--store-ema`` calls this in each update. Files with weights that
+        are not finite are refused when they are loaded, by the patch checkpoints.finite.
 
         Raises:
-            UnusableCheckpointError: if a weight is of another kind than the model's, or not finite.
+            UnusableCheckpointError: if a weight is of another kind (integer, real, complex) than
+                the model's.
         """
-        check_weights(self.state_dict(), state_dict)
+        check_kinds(self.state_dict(), state_dict)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     @classmethod

@@ -21,8 +21,8 @@ from revcol_nlp.checkpoints.contents import (
     allow_fairseq_globals,
     check_contents,
     check_weights,
-    explain_damage,
 )
+from revcol_nlp.checkpoints.integrity import explain_damage
 from revcol_nlp.checkpoints.options import model_options, option_difference
 from scripts.lib.command_line import BadInput, positive, refusing
 

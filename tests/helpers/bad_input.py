@@ -1,4 +1,4 @@
-"""Bad input, generated: what is wrong with it, and what must come of it."""
+"""Generated bad input, and a check of how a call ends that gets it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SECONDS = 60
 
 
 class Refusal(str):
-    """The sentence with which a call ended."""
+    """The message with which a call ended."""
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What ``call`` returns, or the `Refusal` it ends with.
+    """Return what ``call`` returns, or the `Refusal` that it ends with.
 
     Raises:
-        AssertionError: if it hangs, or ends without a sentence.
+        AssertionError: if it hangs, or ends without a message.
     """
     errors = io.StringIO()
     try:
@@ -84,7 +84,7 @@ class Executes:
         return os.mkdir, (os.fspath(self.path),)
 
 
-# What can be wrong with a file, as functions of its bytes; by name, as hypothesis prints them.
+# Damage to a file, by name, since hypothesis prints it; `damaged` applies it to the bytes.
 FILE_DAMAGES = st.one_of(
     st.tuples(st.just("cut off"), st.floats(0, 0.999)),
     st.tuples(st.just("byte flipped"), st.floats(0, 0.999), st.integers(1, 255)),
@@ -95,7 +95,7 @@ FILE_DAMAGES = st.one_of(
 
 
 def damaged(content: bytes, damage: tuple) -> bytes:
-    """The content of a file after one of `FILE_DAMAGES`."""
+    """Return the content of a file after one of `FILE_DAMAGES`."""
     kind, where, *how = damage
     place = round(where * len(content)) if isinstance(where, float) else 0
     match kind:
@@ -115,7 +115,7 @@ def damaged(content: bytes, damage: tuple) -> bytes:
     raise ValueError(kind)
 
 
-# What stands in the place of a value in a checkpoint.
+# Values that replace a value in a checkpoint.
 JUNK = st.sampled_from(
     [None, 0, -1, 3.5, "text", [], [1], {}, {"a": 1}, (1, 2), True, torch.zeros(3), math.nan]
 )
@@ -144,11 +144,11 @@ CONTENT_DAMAGES = st.one_of(
 def with_damaged_content(
     state: dict[str, Any], weights: str, damage: tuple, executed: os.PathLike
 ) -> Any:
-    """A checkpoint after one of `CONTENT_DAMAGES`; ``state`` itself is changed.
+    """Return a checkpoint after one of `CONTENT_DAMAGES`; ``state`` itself is changed.
 
     Args:
-        weights: the key under which it has its weights.
-        executed: a folder that a checkpoint which can execute code makes.
+        weights: the key of the weights.
+        executed: a folder that the checkpoint makes if its code is executed.
     """
     kind, which, *how = damage
     keys, names = sorted(state), sorted(state[weights])
@@ -172,13 +172,13 @@ def with_damaged_content(
 
 
 def examples(few: int, many: int) -> Callable:
-    """Parametrises a test by how many examples it tries."""
+    """Parametrise a test by how many examples it tries: a few, and many if it is marked slow."""
     slow = pytest.param(many, marks=pytest.mark.slow)
     return pytest.mark.parametrize("number", [few, slow])
 
 
 def try_all(number: int, check: Callable[..., None], **strategies: SearchStrategy) -> None:
-    """Calls ``check`` with ``number`` examples of ``strategies``, the same in each run."""
+    """Call ``check`` with ``number`` examples of ``strategies``, the same in each run."""
     settings(
         max_examples=number,
         derandomize=True,

@@ -1,6 +1,6 @@
-"""What goes wrong inside a training, made to happen at a moment of one's choice.
+"""Faults inside a training, which a test causes at a moment that it chooses.
 
-`OutOfMemory` and `NotANumber` prepare a command of `tests.forked`.
+`OutOfMemory` and `NotANumber` prepare a command of `tests.helpers.forked`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ FORWARD, REBUILDING, BACKWARD = "forward", "rebuilding", "backward"
 
 @contextmanager
 def out_of_memory(where: str, level: int) -> Iterator[list[str]]:
-    """Inside, memory runs out in the ``level``-th level that runs in that pass, once.
+    """Let memory run out once inside the context, in the ``level``-th level of a pass.
 
     Args:
         where: ``forward``; ``rebuilding``, when the backward pass runs a level again, which plain
-            columns never do; or ``backward``, in a level's gradient.
+            columns never do; or ``backward``, in the gradient of a level.
+        level: counted from 1, over all levels that run in that pass.
 
     Yields:
-        the place, once it has run out there.
+        a list, which receives ``where`` when memory has run out.
     """
     happened: list[str] = []
     seen = 0

@@ -1,7 +1,7 @@
 """Commands in processes of their own that do not wait for fairseq to be imported again.
 
-multiprocessing's fork server imports it once; each command is a fork of that server, which can be
-killed, can run out of anything and can change what it likes.
+multiprocessing's fork server imports it once. Each command is a fork of that server, so it can be
+killed, and it can change modules of fairseq without an effect on other commands.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Forked:
     """A command that runs: ``fairseq-train``, ``vision.train``, or a module of scripts.
 
     Args:
-        command: which.
-        args: its arguments.
-        folder: an existing one, for its output.
-        prepare: called in its process before it starts; can be pickled.
+        command: the command's name.
+        args: the arguments of its command line.
+        folder: an existing folder, for a file with its output.
+        prepare: is called in its process before the command starts; must be picklable.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Forked:
         self.process.start()
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """Read what the command has printed so far."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def end(self) -> Ended:
-        """Waits for its end.
+        """Wait until the command ends.
 
         Raises:
-            TimeoutError: if it does not come.
+            TimeoutError: if it hangs.
         """
         self.process.join(SECONDS)
         if self.process.exitcode is None:
@@ -75,7 +75,7 @@ class Forked:
 def run_forked(
     command: str, *args: object, folder: Path, prepare: Callable[[], None] | None = None
 ) -> Ended:
-    """How the command ended; arguments as those of `Forked`."""
+    """Run a command to its end; the arguments are those of `Forked`."""
     return Forked(command, *args, folder=folder, prepare=prepare).end()
 
 
@@ -84,14 +84,13 @@ def _run(command: str, args: list[str], prepare: Callable[[], None] | None, outp
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     faulthandler.enable(file=2)
-    # Before vision, whose import of the columns would be taken for that of the plugin.
-    importlib.import_module("revcol_nlp.models")
     sys.argv = [command, *args]
-    if prepare is not None:
-        prepare()
     package, _, name = command.replace("-", ".").partition(".")
     if package == "fairseq":
+        # What ``prepare`` changes in fairseq lies around the patches, not below them.
+        importlib.import_module("revcol_nlp.models")
+    if prepare is not None:
+        prepare()
+    if package == "fairseq":
         sys.exit(importlib.import_module(f"fairseq_cli.{name}").cli_main())
-    if package == "vision":
-        sys.exit(importlib.import_module(command).main())
     sys.exit(importlib.import_module(command).main())

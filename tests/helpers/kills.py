@@ -1,4 +1,4 @@
-"""Killing a training at a moment of one's choice, as kill -9 does."""
+"""Kill a training at a chosen moment, as kill -9 does, and compare what it ends with."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from tests.helpers.forked import Ended, Forked
 
 STEP, VALIDATION, WRITE = "step", "validation", "write"
 
@@ -45,18 +50,18 @@ class Kill:
 
 
 def random_kills(chance: random.Random, events: Mapping[str, int]) -> Iterator[Kill]:
-    """Moments of a run that has so many ``events`` of each kind, each kind in turn."""
+    """Yield random moments of a run with so many ``events`` of each kind, each kind in turn."""
     while True:
         for kind in (STEP, WRITE, VALIDATION):
             yield Kill(kind, chance.randrange(events[kind]), chance.random())
 
 
 class Watch:
-    """Counts the events of the process it is called in, and kills that at the moment ``kill``.
+    """Counts the events of the process in which it is called, and kills the process at ``kill``.
 
     Args:
-        counts: receives the number of events of each kind and the seconds of a run that ends.
-        kill: never, if None.
+        counts: a file that receives the number of events of each kind and the seconds of the run.
+        kill: the moment; None for never.
     """
 
     def __init__(self, counts: Path | None = None, kill: Kill | None = None):
@@ -132,3 +137,81 @@ def die() -> NoReturn:
     """Ends this process at once."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("outlived SIGKILL")
+
+
+KILLS, BY_DEFAULT, BY_THE_CLOCK = 15, 3, 5
+
+# The numbers of the kills that a test tries; by default one of each kind.
+NUMBERS = [
+    pytest.param(number, marks=() if number < BY_DEFAULT else pytest.mark.slow)
+    for number in range(KILLS)
+]
+
+
+class Training:
+    """A command that a test runs several times, each time with another output folder.
+
+    Args:
+        command: the command, as for `Forked`.
+        args: its arguments.
+        option: the option that takes the output folder.
+        folder: the folder of a first run, which nothing disturbs.
+    """
+
+    def __init__(self, command: str, *args: object, option: str, folder: Path):
+        self.command, self.args, self.option, self.folder = command, args, option, folder
+        counts = folder / "counts"
+        ended = self.run(folder, Watch(counts))
+        assert ended.status == 0, ended.output[-3000:]
+        self.events = json.loads(counts.read_text())
+        self.kills = list(islice(random_kills(random.Random(0), self.events), KILLS))
+
+    def start(self, folder: Path, prepare: Callable[[], None] | None = None) -> Forked:
+        command = (self.command, *self.args, self.option, folder / "run")
+        return Forked(*command, folder=folder, prepare=prepare)
+
+    def run(self, folder: Path, prepare: Callable[[], None] | None = None) -> Ended:
+        return self.start(folder, prepare).end()
+
+    def kill_again_and_again(self, folder: Path, assert_resumes: Callable[[Path], None]) -> None:
+        """Kill runs by the clock, from start-up on, and call ``assert_resumes`` at the end.
+
+        Where a run ended before it was killed, ``assert_resumes`` is called too, and a new run is
+        begun in a folder of its own.
+        """
+        chance, killed, current = random.Random(1), 0, folder
+        while killed < BY_THE_CLOCK:
+            running = self.start(current)
+            running.process.join(chance.uniform(0, self.events["seconds"]))
+            running.process.kill()
+            if running.end().status == -signal.SIGKILL:
+                killed += 1
+            else:
+                assert_resumes(current)
+                current = Path(tempfile.mkdtemp(dir=folder))
+        assert_resumes(current)
+
+    def kill_and_check(
+        self, number: int, folder: Path, assert_resumes: Callable[[Path], None]
+    ) -> None:
+        """Kill a run in ``folder`` at one of the random moments, and call ``assert_resumes``."""
+        killed = self.run(folder, Watch(kill=self.kills[number]))
+        assert killed.status == -signal.SIGKILL, killed.output[-3000:]
+        assert_resumes(folder)
+
+    def resume(self, folder: Path) -> tuple[Path, Path]:
+        """Run the command again and compare the names of its files with an undisturbed run's.
+
+        Returns:
+            the output folders of both.
+        """
+        ended = self.run(folder)
+        assert ended.status == 0, ended.output[-3000:]
+        resumed, undisturbed = folder / "run", self.folder / "run"
+        assert _list_names(resumed) == _list_names(undisturbed)
+        return resumed, undisturbed
+
+
+def _list_names(folder: Path) -> set[str]:
+    # Each process of vision.train leaves a file of its own for TensorBoard.
+    return {path.name for path in folder.iterdir() if not path.name.startswith("events.")}

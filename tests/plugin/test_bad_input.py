@@ -2,7 +2,6 @@
 code executed. What is tried is generated, with more examples where slow tests are asked for.
 """
 
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from fairseq import checkpoint_utils, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from hypothesis import strategies as st
-from omegaconf import open_dict
 from tqdm import tqdm
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
@@ -184,25 +182,11 @@ def test_binarised_corpora(checkpoint: Path, toy_data: Path, tmp_path: Path, num
         found = outcome(lambda: pairs(data))
         shutil.copy(original, file)
         if isinstance(found, Refusal):
-            assert "make them again with fairseq-preprocess" in found
+            assert "again with fairseq-preprocess" in found
         else:
             assert found == right
 
     try_all(number, check, suffix=st.sampled_from(suffixes), damage=FILE_DAMAGES)
-
-
-def test_tokens_that_the_dictionary_has_not_got(
-    checkpoint: Path, toy_data: Path, tmp_path: Path
-) -> None:
-    _, task = load(checkpoint, toy_data)
-    data = tmp_path / "data"
-    shutil.copytree(toy_data, data)
-    file = data / "test.src-tgt.src.bin"
-    file.write_bytes(damaged(file.read_bytes(), ("byte flipped", 0.5, 0x80)))
-    task.cfg.data = str(data)
-    task.load_dataset("test")
-    with pytest.raises(RuntimeError, match=r"sentence \d+ of .* has the token .* 40 entries"):
-        list(map(task.dataset("test").__getitem__, range(60)))
 
 
 # Options of the model
@@ -345,7 +329,10 @@ COMMAND_LINES = {
         "--finetune-from-model and --restore-file",
     ),
     "no such checkpoint": (("--finetune-from-model", "x.pt"), "x.pt does not exist"),
-    "no folder": (("--save-dir", "/dev/null/folder"), "--save-dir /dev/null/folder is no folder"),
+    "no folder": (
+        ("--save-dir", "/dev/null/folder"),
+        "--save-dir /dev/null/folder is not a folder",
+    ),
     "no such plugin": (("--user-dir", "nowhere"), "nowhere"),
     "no such criterion": (("--criterion", "nothing"), "invalid choice: 'nothing'"),
 }
@@ -365,19 +352,3 @@ def test_command_lines(
     ended = run_forked(*command, "--save-dir", tmp_path, *options, folder=tmp_path)
     assert ended.status > 0
     assert words in ended.last_line
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("beam", 0, "--beam must be at least 1, got 0"),
-        ("nbest", -1, "--nbest must be at least 1, got -1"),
-        ("lenpen", math.nan, "--lenpen must be finite, got nan"),
-    ],
-)
-def test_searches_that_are_none(checkpoint: Path, name: str, value: float, words: str) -> None:
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
-    with open_dict(cfg):
-        setattr(cfg.generation, name, value)
-    with pytest.raises(ValueError, match=words):
-        task.build_generator(models, cfg.generation)

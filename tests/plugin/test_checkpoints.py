@@ -1,8 +1,10 @@
-"""Checkpoints load with torch's safe loading on, and damage to one is called by its name."""
+"""Checkpoints load with torch's safe loading on, and an error says so where one is damaged."""
 
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from revcol_nlp.checkpoints.contents import (
+from revcol_nlp.checkpoints.contents import allow_fairseq_globals
+from revcol_nlp.checkpoints.errors import (
     DamagedCheckpointError,
+    RevColFileError,
     UnusableCheckpointError,
-    allow_fairseq_globals,
-    explain_damage,
-    is_whole,
 )
-from tests.conftest import TINY_MODEL, TRAINING, RunFairseq
+from revcol_nlp.checkpoints.integrity import explain_damage, is_complete
+from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,21 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint_last.pt"
     torch.save({"model": {"weight": torch.randn(1000)}}, path)
     return path
+
+
+def test_needs_no_fairseq() -> None:
+    code = (
+        "import sys, revcol_nlp.checkpoints.fingerprint, revcol_nlp.checkpoints.contents as found;"
+        "import revcol_nlp.checkpoints.integrity, revcol_nlp.checkpoints.options;"
+        "found.allow_fairseq_globals(); sys.exit('fairseq' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=USER_DIR.parent).returncode == 0
+
+
+def test_errors_about_files_have_one_base_class(checkpoint: Path) -> None:
+    os.truncate(checkpoint, 500)
+    with pytest.raises(RevColFileError), explain_damage(checkpoint):
+        torch.load(checkpoint)
 
 
 def test_reads_the_namespace_and_the_numpy_meters_of_a_checkpoint(tmp_path: Path) -> None:
@@ -99,18 +116,21 @@ def test_says_that_a_checkpoint_is_damaged_and_what_to_use(
     assert f"--restore-file {newer})" in str(error.value)
 
 
-def test_says_when_there_is_no_whole_checkpoint(checkpoint: Path) -> None:
+def test_says_when_there_is_no_complete_checkpoint(checkpoint: Path) -> None:
     os.truncate(checkpoint, 500)
-    with pytest.raises(DamagedCheckpointError, match="no whole one"), explain_damage(checkpoint):
+    with (
+        pytest.raises(DamagedCheckpointError, match="no complete checkpoint"),
+        explain_damage(checkpoint),
+    ):
         torch.load(checkpoint)
 
 
 def test_sees_a_flipped_bit(checkpoint: Path) -> None:
-    assert is_whole(checkpoint)
+    assert is_complete(checkpoint)
     content = bytearray(checkpoint.read_bytes())
     content[2000] ^= 1
     checkpoint.write_bytes(content)
-    assert not is_whole(checkpoint)
+    assert not is_complete(checkpoint)
 
 
 def test_leaves_other_errors_alone(checkpoint: Path) -> None:

@@ -2,21 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from revcol_nlp.checkpoints.contents import allow_fairseq_globals
 from revcol_nlp.models import RevColTransformerModel
 from tests.conftest import TINY_MODEL, TRAINING, USER_DIR
+from tests.helpers.checkpoints import load
 
 GENERATE = ("--user-dir", USER_DIR, "--cpu", "--num-workers", "0", "--beam", "2")
-
-
-def load(checkpoint: Path) -> dict:
-    allow_fairseq_globals()
-    return torch.load(checkpoint)
 
 
 def translations(output: str) -> dict[int, str]:

@@ -14,8 +14,8 @@ from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli.train import main
 
-from revcol_nlp.checkpoints.contents import DamagedCheckpointError, allow_fairseq_globals
-from revcol_nlp.checkpoints.fingerprint import DictionaryMismatchError
+from revcol_nlp.checkpoints.contents import allow_fairseq_globals
+from revcol_nlp.checkpoints.errors import DamagedCheckpointError, DictionaryMismatchError
 from revcol_nlp.checkpoints.options import option_difference
 from revcol_nlp.models import RevColTransformerModel
 from revcol_nlp.models.decoder_init import init_decoder

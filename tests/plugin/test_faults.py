@@ -13,10 +13,11 @@ import torch
 from fairseq import checkpoint_utils
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from revcol_nlp.checkpoints.contents import is_whole
+from revcol_nlp.checkpoints.errors import UnwritableError
+from revcol_nlp.checkpoints.integrity import is_complete
 from revcol_nlp.columns.verify import gradients
-from revcol_nlp.fairseq_patches.saving import UnwritableError
 from tests.conftest import TINY_MODEL, TRAINING
+from tests.helpers.checkpoints import assert_same_state, load
 from tests.helpers.columns import build, loss_of, stem_output
 from tests.helpers.faults import (
     BACKWARD,
@@ -28,8 +29,6 @@ from tests.helpers.faults import (
     without_waiting,
 )
 from tests.helpers.forked import Ended, run_forked
-from tests.helpers.images import TINY, assert_same_run, make_images, sentence, train
-from tests.plugin.test_patches import assert_same_state, load
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_fairseq_train_goes_on_after_the_disk_was_full(
     assert ended.status == 1
     assert f"{full}/run/{file} cannot be written (No space left on device)" in ended.last_line
     kept = list((full / "run").iterdir())
-    assert kept and all(path.suffix == ".pt" and is_whole(path) for path in kept)
+    assert kept and all(path.suffix == ".pt" and is_complete(path) for path in kept)
     assert fairseq_train(full, *options).status == 0
     assert_same_state(*(folder / "run/checkpoint_last.pt" for folder in (full, undisturbed)))
 
@@ -157,44 +156,18 @@ class FullAt(io.FileIO):
 def test_a_second_attempt_at_a_write_does_not_go_on_where_the_first_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    monkeypatch.setattr("revcol_nlp.fairseq_patches.saving.SECONDS_TO_WAIT", (0,))
+    monkeypatch.setattr("revcol_nlp.fairseq_patches.checkpoints.SECONDS_TO_WAIT", (0,))
     content = {"weight": torch.randn(3000)}
     with FullAt(tmp_path / "checkpoint.pt", room) as file:
         checkpoint_utils._torch_persistent_save(content, file)
-    assert is_whole(tmp_path / "checkpoint.pt")
+    assert is_complete(tmp_path / "checkpoint.pt")
     torch.testing.assert_close(torch.load(tmp_path / "checkpoint.pt"), content, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, inside: bool, capsys) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, inside: bool) -> None:
     file = tmp_path / "file"
     file.touch()
     folder = file / "folder" if inside else file
-    with pytest.raises(UnwritableError, match=f"--save-dir {folder} is no folder that can be"):
+    with pytest.raises(UnwritableError, match=f"--save-dir {folder} is not a folder that can be"):
         checkpoint_utils.verify_checkpoint_directory(str(folder))
-    data = make_images(tmp_path / "images", train=4, val=1)
-    error = sentence(capsys, "train", data, *TINY, "--output", folder)
-    assert f"error: {folder} cannot be written to" in error
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        *("recovery_tmp.pth.tar", "tmp.pth.tar"),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("args.yaml", "summary.part.csv", "curve.part.png", "report.part.json")
-        ),
-    ],
-)
-def test_vision_train_goes_on_after_the_disk_was_full(tmp_path: Path, file: str, capsys) -> None:
-    data = make_images(tmp_path / "images")
-    command = (data, *TINY, "--epochs", 2, "--checkpoint-interval", 2, "--output")
-    train(*command, tmp_path / "undisturbed")
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / file).symlink_to("/dev/full")
-    assert f"error: {full} cannot be written to" in sentence(capsys, "train", *command, full)
-    (full / file).unlink()
-    train(*command, full)
-    assert_same_run(full, tmp_path / "undisturbed")

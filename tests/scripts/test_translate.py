@@ -317,7 +317,7 @@ def permuted(folder: Path) -> tuple[object, ...]:
         (("--path", "{0}/model.pt", "--lenpen", "nan"), ("--lenpen needs a number", "nan")),
         (("--path", "{0}/model.pt", "--lenpen", "-1"), ("--lenpen needs a number", "-1")),
         (("--path", "{0}/model.pt", "--device", "toaster"), ("--device toaster",)),
-        (torn, ("torn.pt is damaged (cut short or overwritten)",)),
+        (torn, ("torn.pt is damaged (truncated or overwritten)",)),
         (permuted, ("another dictionary", "its 40 entries are other symbols")),
     ],
 )

@@ -13,7 +13,8 @@ from timm.models import load_state_dict
 from timm.task import ClassificationTask
 from torch import nn
 
-from revcol_nlp.checkpoints.contents import check_weights, is_whole
+from revcol_nlp.checkpoints.contents import check_weights
+from revcol_nlp.checkpoints.integrity import is_complete
 from vision.training.errors import UserError
 from vision.training.options import FREE
 from vision.training.sources import check_classes
@@ -67,7 +68,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}")
     try:
         # torch compares no checksums; a file that is only looked into need not be read for that.
-        if not mmap and not is_whole(path):
+        if not mmap and not is_complete(path):
             raise ValueError("damaged")
         with torch.serialization.safe_globals([Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
