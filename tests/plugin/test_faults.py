@@ -15,7 +15,7 @@ from fairseq import checkpoint_utils
 import revcol_nlp.models  # noqa: F401 (installs the patches)
 from revcol_nlp.checkpoints.errors import UnwritableError
 from revcol_nlp.checkpoints.integrity import is_complete
-from revcol_nlp.columns.verify import gradients
+from revcol_nlp.columns.verify import compute_gradients
 from tests.conftest import TINY_MODEL, TRAINING
 from tests.helpers.checkpoints import assert_same_state, load
 from tests.helpers.columns import build, loss_of, stem_output
@@ -60,7 +60,7 @@ def tensors_alive() -> int:
 @pytest.mark.parametrize("where", [FORWARD, REBUILDING, BACKWARD])
 def test_a_step_without_memory_leaves_nothing_behind(where: str, level: int) -> None:
     model, stem = build(columns=4, dropout=0.1, drop_path_rate=0.1), stem_output().requires_grad_()
-    expected = gradients(model, stem, reversible=True)
+    expected = compute_gradients(model, stem, reversible=True)
     alive = tensors_alive()
     model.train()
 
@@ -76,7 +76,7 @@ def test_a_step_without_memory_leaves_nothing_behind(where: str, level: int) -> 
     model.zero_grad()
     stem.grad = None
     assert tensors_alive() == alive
-    found = gradients(model, stem, reversible=True)
+    found = compute_gradients(model, stem, reversible=True)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
