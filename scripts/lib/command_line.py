@@ -30,6 +30,20 @@ def report_errors(*kinds: type[Exception]) -> Iterator[None]:
         sys.exit(2)
 
 
+def build_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Build the parser of a command that runs as ``python -m module``.
+
+    Args:
+        module: full name of the module, which is ``__spec__.name`` there.
+        description: docstring of the module, which the help text shows as it is.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def positive_integer(text: str) -> int:
     """Parse the value of an option that must be a whole number above zero, for argparse."""
     if not text.isdecimal() or int(text) == 0:

@@ -25,7 +25,7 @@ from revcol_nlp.checkpoints.contents import (
 )
 from revcol_nlp.checkpoints.integrity import write_atomically
 from revcol_nlp.checkpoints.options import model_options, option_difference
-from scripts.lib.command_line import BadInput, positive_integer, report_errors
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 
 EPOCH_NAME = re.compile(r"checkpoint(\d+)\.pt")
 UPDATE_NAME = re.compile(r"checkpoint_\d+_(\d+)\.pt")
@@ -133,9 +133,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument(
         "--inputs",
         nargs="+",

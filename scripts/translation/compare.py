@@ -17,7 +17,7 @@ from typing import Any
 
 from sacrebleu.significance import PairedTest
 
-from scripts.lib.command_line import BadInput, positive_integer, report_errors
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 from scripts.lib.corpus_files import read_lines, write_lines
 from scripts.lib.tables import format_table
 from scripts.translation.score import Measure, collect_measures
@@ -157,9 +157,7 @@ def format_report(found: dict[str, Any]) -> list[str]:
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument(
         "systems", nargs="+", metavar="NAME=FOLDER", help="name of a system, folder of its scores"
     )

@@ -7,14 +7,13 @@ The command prints an estimate after the first line of figures and after each va
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from scripts.lib.command_line import positive_integer
+from scripts.lib.command_line import build_parser, positive_integer
 
 RECORD = re.compile(r'\{"epoch": .*\}$')
 
@@ -60,9 +59,7 @@ def summarise_training(lines: Iterable[str], max_update: int) -> Iterator[str]:
 
 def main() -> None:
     """Run the command on standard input."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument(
         "--max-update",
         type=positive_integer,

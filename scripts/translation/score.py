@@ -24,7 +24,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from sacremoses import MosesDetokenizer
 
-from scripts.lib.command_line import BadInput, positive_integer, report_errors
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 from scripts.lib.corpus_files import count_binarised_sentences, read_lines, write_lines
 
 COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # \S as in Perl without Unicode
@@ -90,7 +90,7 @@ def split_compounds(line: str) -> str:
     """Split the hyphenated compounds of a tokenised line.
 
     Does what get_ende_bleu.sh of tensor2tensor and compound_split_bleu.sh of fairseq do, after
-    joining what Moses may have split (`rich @-@ text`), so that the score does not depend on how the
+    joining what Moses may have split (`rich @-@ text`). So the score does not depend on how the
     data was tokenised.
     """
     return COMPOUND.sub(r"\1 ##AT##-##AT## \2", line.replace(" @-@ ", "-"))
@@ -150,9 +150,7 @@ def write_texts(generated: Path, corpus: Corpus, out: Path, reference: Path | No
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument("--generated", type=Path, required=True, help="output of fairseq-generate")
     parser.add_argument(
         "--data", type=Path, required=True, help="binarised data that fairseq-generate translated"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 from tqdm import tqdm
 
-from scripts.lib.command_line import BadInput, positive_integer, report_errors
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 
 if TYPE_CHECKING:
     from fairseq.hub_utils import GeneratorHubInterface
@@ -152,8 +152,7 @@ def build_normalizer(args: argparse.Namespace, hub: GeneratorHubInterface) -> Ca
     from sacremoses import MosesPunctNormalizer
 
     moses = MosesPunctNormalizer(hub.task.cfg.source_lang, perl_parity=True)
-    # The line feed is part of the text here, as it is for the Perl script that prepared the data: one
-    # of its rules looks for it.
+    # The Perl script that prepared the data sees the line feed, and one of its rules looks for it.
     return lambda line: moses.normalize(line.removesuffix("\n") + "\n")
 
 
@@ -179,9 +178,7 @@ def open_files(paths: list[Path]) -> Iterator[BinaryIO]:
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="text to translate")
     parser.add_argument(
         "--path", required=True, help="checkpoint, or several joined by : for an ensemble"

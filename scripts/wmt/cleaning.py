@@ -50,7 +50,7 @@ def open_member(archive: Path, name: str) -> Iterator[BinaryIO]:
                     return
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(
-            f"the tar archive {archive} is truncated or damaged ({error}): remove it and start again"
+            f"the archive {archive} is truncated or damaged ({error}): remove it and start again"
         ) from error
     raise BadInput(f"{archive} has no file {name}")
 
@@ -142,7 +142,7 @@ def clean_chunk(rules: Rules, chunk: list[list[bytes]]) -> tuple[list[bytes], Co
 def clean_corpus(
     archive: Path, name: str, rules: Rules, out: Path, workers: int, expected: int | None
 ) -> None:
-    """Clean a corpus; write train.LANGUAGE for both languages and counts.json to the folder ``out``.
+    """Clean a corpus; write train.LANGUAGE for both languages and counts.json to ``out``.
 
     Args:
         archive: tar archive that has the corpus.

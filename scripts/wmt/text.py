@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from scripts.lib.command_line import BadInput, positive_integer, report_errors, say
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors, say
 from scripts.wmt.cleaning import Rules, clean_corpus, make_test_set
 from scripts.wmt.report import make_report, print_report
 from scripts.wmt.subwords import count_words, encode_files
@@ -32,9 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__spec__.name, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add_command(name: str, help: str, *options: str) -> argparse.ArgumentParser:

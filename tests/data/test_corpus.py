@@ -1,4 +1,4 @@
-"""The generated corpus: right translations, the same bytes every time, splits that do not mix."""
+"""The generated corpus: its translations, its bytes, its splits; and the word-by-word baseline."""
 
 import hashlib
 import os
@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from data import lookup_baseline, make_corpus
-
-# The modules of the generator lie beside its script, where Python finds them for that script.
 from data.grammar import english, french, german, lexicon, numerals, syntax, verbs
 from data.grammar.lexicon import BECAUSE, EVEN_THOUGH, FUTURE, IF, NEVER, ONCE, PAST, THAT
 from data.grammar.phrases import HE, I_WE, SHE
@@ -353,7 +351,7 @@ DIGESTS = {
 def test_the_same_arguments_give_the_same_bytes(pair: str, tmp_path: Path) -> None:
     arguments = ["--pair", pair, *SMALL, "--out"]
     make_corpus.main([*arguments, str(tmp_path / "once")])
-    # Once more as a script, from a folder of its own and with another order of hashes.
+    # The same as a command, with another order of hashes.
     subprocess.run(
         [sys.executable, make_corpus.__file__, *arguments, "twice"],
         cwd=tmp_path,
