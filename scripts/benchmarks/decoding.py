@@ -23,7 +23,13 @@ from fairseq.tasks.translation import TranslationTask
 
 from revcol_nlp.models.config import PRESETS, fill_preset
 from scripts.benchmarks.timing import in_turn, median_ratio
-from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
+from scripts.lib.command_line import (
+    BadInput,
+    add_device_option,
+    build_parser,
+    positive_integer,
+    report_errors,
+)
 from scripts.lib.corpus_files import read_lines
 from scripts.lib.models import build_joined_task, build_model
 from scripts.lib.tables import format_table
@@ -150,11 +156,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--repeats", **count, default=3, help="number of timed runs (default: %(default)s)"
     )
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of PyTorch (default: %(default)s)",
-    )
+    add_device_option(parser)
     return parser.parse_args()
 
 

@@ -42,7 +42,13 @@ from revcol_nlp.criterions.chunked_cross_entropy import CHUNK_TOKENS
 from revcol_nlp.criterions.chunked_cross_entropy import NAME as CHUNKED
 from scripts.benchmarks.figure import draw_models
 from scripts.benchmarks.steps import PRECISIONS, Batch, Variant, measure_variants
-from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
+from scripts.lib.command_line import (
+    BadInput,
+    add_device_option,
+    build_parser,
+    positive_integer,
+    report_errors,
+)
 from scripts.lib.corpus_files import read_lines
 from scripts.lib.models import build_joined_task, build_model
 from scripts.lib.tables import format_table
@@ -255,11 +261,7 @@ def parse_args() -> argparse.Namespace:
         default=3,
         help="number of timed steps; 0 only counts bytes and FLOPs (default: %(default)s)",
     )
-    common.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of PyTorch (default: %(default)s)",
-    )
+    add_device_option(common)
     common.add_argument("--json", type=Path, help="also write the rows to this file")
     common.add_argument("--figure", type=Path, help="also draw the rows, to a .png or .svg file")
     kinds = parser.add_subparsers(dest="kind", required=True)

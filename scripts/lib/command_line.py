@@ -44,6 +44,17 @@ def build_parser(module: str, description: str | None) -> argparse.ArgumentParse
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option --device, whose default is the GPU if there is one."""
+    import torch  # imported here, as commands without this option do not need it
+
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device of PyTorch (default: %(default)s)",
+    )
+
+
 def positive_integer(text: str) -> int:
     """Parse the value of an option that must be a whole number above zero, for argparse."""
     if not text.isdecimal() or int(text) == 0:

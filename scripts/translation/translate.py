@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 from tqdm import tqdm
 
-from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
+from scripts.lib.command_line import (
+    BadInput,
+    add_device_option,
+    build_parser,
+    positive_integer,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from fairseq.hub_utils import GeneratorHubInterface
@@ -223,11 +229,7 @@ def parse_args() -> argparse.Namespace:
         default=2000,
         help="number of lines that are read before they are translated (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of PyTorch (default: %(default)s)",
-    )
+    add_device_option(parser)
     return parser.parse_args()
 
 

@@ -26,6 +26,7 @@ from data.grammar.syntax import (
 )
 from data.grammar.words import Pronoun
 
+ROOT = Path(__file__).parents[2]
 ME, WE = I_WE
 
 
@@ -353,9 +354,9 @@ def test_the_same_arguments_give_the_same_bytes(pair: str, tmp_path: Path) -> No
     make_corpus.main([*arguments, str(tmp_path / "once")])
     # The same as a command, with another order of hashes.
     subprocess.run(
-        [sys.executable, make_corpus.__file__, *arguments, "twice"],
+        [sys.executable, "-m", "data.make_corpus", *arguments, "twice"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONHASHSEED": "5"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"},
         check=True,
     )
     names = sorted(f"{split}.{side}" for split in CORPUS for side in pair.split("-"))
@@ -372,9 +373,9 @@ def test_the_same_arguments_give_the_same_bytes(pair: str, tmp_path: Path) -> No
     ("arguments", "complaint"),
     {
         "--pair en-es": "argument --pair: invalid choice: 'en-es'",
-        "--pair en-de --train -1": "'-1' is not a whole number of zero or more",
-        "--pair en-de --test 1000000000": "200000 different sentence pairs, 1000012500 were asked",
-        "--pair en-de --train 5": "more training pairs are needed",
+        "--pair en-de --train -1": "'-1' is not a whole number, 0 or more",
+        "--pair en-de --test 1000000000": "1000012500 sentence pairs were requested, but at most 200000",
+        "--pair en-de --train 5": "use more training pairs",
         "--pair en-de --train 5 --valid 0 --test 0 --out file": "file cannot be written",
     }.items(),
 )

@@ -12,12 +12,12 @@ from scripts.lib.tables import format_table
 
 
 def test_a_table_is_markdown_and_lines_up() -> None:
-    rows = [("RevCol", 35.65, "1"), ("big", "–", 1000)]
+    rows = [("RevCol", 35.65, "1"), ("big", "none", 1000)]
     assert format_table(("model", "BLEU", ""), rows).split("\n") == [
         "| model  |  BLEU |      |",
         "|:-------|------:|-----:|",
         "| RevCol | 35.65 |    1 |",
-        "| big    |     – | 1000 |",
+        "| big    |  none | 1000 |",
     ]
 
 
