@@ -1,7 +1,7 @@
 """All commands of the folder ``scripts``: they run from any folder, and their page names them."""
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -55,17 +55,16 @@ def test_scripts_explain_themselves_from_any_folder(
     assert f"bash {script} " in done.stdout and "--help" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_explain_themselves(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": "", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: python -m {module} ")
+def test_modules_explain_themselves(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")  # as python -m does, without its imports
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
 
 
 def test_scripts_use_the_modules_of_this_project_in_any_folder(
