@@ -1,7 +1,9 @@
-"""Translate the test split word by word, to see how much a corpus asks of a translator.
+"""Translate the test split word by word and score it, to see how hard a corpus is to translate.
 
-Every English word is always given the one target word it goes with best in the training split,
-by the translation probabilities of IBM model 1; no context, no change of order.
+python -m data.lookup_baseline --pair en-de --data corpus
+
+The command learns a dictionary from the training split with IBM model 1. It translates each English
+word into its most probable target word, without context and without changing the order of words.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from data.make_corpus import LINEARISE
 Lines = list[list[str]]
 
 
-def translations(sources: Lines, targets: Lines, rounds: int = 5) -> dict[str, str]:
-    """For every source word its most probable target word, after some rounds of EM."""
+def learn_dictionary(sources: Lines, targets: Lines, rounds: int = 5) -> dict[str, str]:
+    """Learn the most probable target word of each source word, with some rounds of EM."""
     probability: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -36,10 +38,16 @@ def translations(sources: Lines, targets: Lines, rounds: int = 5) -> dict[str, s
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: `python lookup_baseline.py --pair en-de --data corpus`."""
-    parser = argparse.ArgumentParser(description="Score a word-by-word translation of the test.")
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.lookup_baseline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--pair", required=True, choices=tuple(LINEARISE), help="languages")
-    parser.add_argument("--data", required=True, type=Path, help="folder of make_corpus.py")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="folder that data.make_corpus wrote"
+    )
     options = parser.parse_args(arguments)
     languages = options.pair.split("-")
     try:
@@ -48,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
             for split in ("train", "test")
         )
     except OSError as error:
-        parser.error(f"{error.filename} cannot be read: {error.strerror}.")
-    table = translations(*train)
+        parser.error(f"{error.filename} cannot be read: {error.strerror}")
+    table = learn_dictionary(*train)
     hypotheses = [" ".join(table.get(word, word) for word in line) for line in test[0]]
     references = [" ".join(line) for line in test[1]]
     bleu = BLEU(tokenize="none", force=True)

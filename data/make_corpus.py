@@ -1,8 +1,11 @@
-"""Write a parallel corpus of sentences drawn from a grammar of English, German and French.
+"""Generate a parallel corpus from a grammar of English, German and French.
 
-The same arguments give the same bytes on every platform. The files hold one sentence a line,
-tokens separated by spaces. To read them as plain text, join a token that ends with an apostrophe
-to the next one, and punctuation and a token that begins with an apostrophe to the one before.
+python -m data.make_corpus --pair en-de --out corpus
+
+The command draws sentences at random from the grammar in data/grammar and writes each one in two
+languages. The same arguments give the same bytes on every platform. The files hold one sentence per
+line, with spaces between tokens. To get plain text, join a token that ends with an apostrophe to
+the next token, and join punctuation and tokens that begin with an apostrophe to the previous token.
 """
 
 from __future__ import annotations
@@ -17,28 +20,38 @@ from data.grammar.sampler import Sampler
 
 LINEARISE = {"en-de": german.sentence, "en-fr": french.sentence}
 
-# The grammar makes many more sentences, but nobody has counted; this many have been drawn.
+# The grammar has many more sentences, but their number is unknown. This many have been drawn.
 MOST_PAIRS = 200_000
-# So many draws in a row without a usable sentence mean that there will hardly be another.
+# After this many draws in a row without a usable sentence, another one is unlikely.
 PATIENCE = 2_000
 
 Pairs = list[tuple[str, str]]
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be made; the message is a sentence for the user."""
+    """A corpus that the grammar cannot make; the message is one sentence for the user."""
 
 
 def make_corpus(pair: str, train: int, valid: int, test: int, seed: int = 1) -> dict[str, Pairs]:
-    """The sentence pairs of each split, for a language pair "en-de" or "en-fr".
+    """Generate the sentence pairs of each split.
 
-    No sentence of either language occurs twice in the whole corpus, and the words of the
-    validation and test sentences all occur in the training sentences.
+    No sentence of either language occurs twice in the whole corpus, and all words of the validation
+    and test sentences occur in the training sentences.
+
+    Args:
+        pair: languages, "en-de" or "en-fr".
+        train: number of training pairs.
+        valid: number of validation pairs.
+        test: number of test pairs.
+        seed: of the random draws.
+
+    Raises:
+        CorpusError: if there are not enough sentences.
     """
     if train + valid + test > MOST_PAIRS:
         raise CorpusError(
-            f"The grammar is only sure to make {MOST_PAIRS} different sentence pairs, "
-            f"{train + valid + test} were asked for."
+            f"{train + valid + test} sentence pairs were requested, but at most {MOST_PAIRS} are "
+            "known to be different"
         )
     drawn = _distinct_pairs(pair, seed)
     corpus = {"train": [next(drawn) for _ in range(train)]}
@@ -54,20 +67,20 @@ def make_corpus(pair: str, train: int, valid: int, test: int, seed: int = 1) -> 
                 failures = 0
             elif (failures := failures + 1) == PATIENCE:
                 raise CorpusError(
-                    f"Of {size} {split} pairs only {len(corpus[split])} were found whose words all "
-                    f"occur in the {train} training pairs; more training pairs are needed."
+                    f"only {len(corpus[split])} of {size} {split} pairs were found whose words all "
+                    f"occur in the {train} training pairs; use more training pairs"
                 )
     return corpus
 
 
 def _distinct_pairs(pair: str, seed: int) -> Iterator[tuple[str, str]]:
-    """Endlessly draw sentence pairs of which neither side has been drawn before."""
+    """Draw sentence pairs without end; no sentence of either language comes twice."""
     sampler, linearise = Sampler(seed), LINEARISE[pair]
     seen: set[str] = set()
     while True:
         sentence = sampler.sentence()
         source, target = " ".join(english.sentence(sentence)), " ".join(linearise(sentence))
-        # No line is a sentence of both languages, so that one set can hold them all.
+        # No sentence belongs to both languages, so one set can hold all of them.
         if source not in seen and target not in seen:
             seen.update((source, target))
             yield source, target
@@ -78,7 +91,7 @@ def _vocabulary(lines: Iterable[str]) -> set[str]:
 
 
 def write_corpus(corpus: dict[str, Pairs], pair: str, folder: Path) -> None:
-    """Write `train.en`, `train.de` and so on; none is in the folder before all are complete."""
+    """Write ``train.en``, ``train.de`` and so on, once all files are complete."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         for split, pairs in corpus.items():
@@ -90,18 +103,28 @@ def write_corpus(corpus: dict[str, Pairs], pair: str, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: `python make_corpus.py --pair en-de --out corpus`."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Write the train, valid and test files of a generated parallel corpus."
+        prog="python -m data.make_corpus",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pair", required=True, choices=tuple(LINEARISE), help="the languages")
-    parser.add_argument("--out", required=True, type=Path, help="the folder for the files")
-    count = {"type": _count, "help": "how many sentence pairs (default: %(default)s)"}
-    parser.add_argument("--train", default=12_000, **count)
-    parser.add_argument("--valid", default=500, **count)
-    parser.add_argument("--test", default=500, **count)
+    parser.add_argument("--pair", required=True, choices=tuple(LINEARISE), help="languages")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write the files to")
+    for split, size in (("train", 12_000), ("valid", 500), ("test", 500)):
+        parser.add_argument(
+            f"--{split}",
+            default=size,
+            type=_parse_count,
+            metavar="N",
+            help=f"number of sentence pairs in {split} (default: %(default)s)",
+        )
     parser.add_argument(
-        "--seed", type=_count, default=1, help="another seed, another corpus (default: %(default)s)"
+        "--seed",
+        type=_parse_count,
+        default=1,
+        metavar="N",
+        help="random seed; another seed gives another corpus (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -110,12 +133,12 @@ def main(arguments: list[str] | None = None) -> None:
     except CorpusError as error:
         parser.error(str(error))
     except OSError as error:
-        parser.error(f"{error.filename} cannot be written: {error.strerror}.")
+        parser.error(f"{error.filename} cannot be written: {error.strerror}")
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of zero or more.")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
 
 

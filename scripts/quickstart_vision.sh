@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# From nothing to a trained and validated RevCol-ViT, on handwritten digits, in minutes.
+# Trains and validates a small RevCol-ViT on handwritten digits, in minutes.
 #
 #   bash scripts/quickstart_vision.sh [options]
 #
-#   --out DIR     receives everything that is made (default runs/digits)
-#   --model NAME  any model of timm's that takes images of 8 pixels (default test_revcol_vit)
-#   --epochs N    (default 20)
+#   --out DIR     folder for all results (default runs/digits)
+#   --model NAME  any timm model that takes images of 8 x 8 pixels (default test_revcol_vit)
+#   --epochs N    number of epochs, above 2 (default 20)
+#   --help        print this text
 #
-# Makes the environment in .venv, writes scikit-learn's digits as folders of images, trains a small
-# model on them, and validates it. Downloads packages only, no data. A second run reuses what is
-# there, and one that was cut off goes on.
+# The script makes the environment in .venv, writes scikit-learn's digits as folders of images,
+# trains a small model on them and validates it. It downloads packages but no data. The same command
+# resumes a run that was interrupted, and reuses what an earlier run has made.
+# If the variable PYTHON is set, the script uses that Python and makes no environment.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
@@ -19,14 +21,14 @@ while [[ $# -gt 0 ]]; do
     --out) need_value "$@"; out=$2; shift 2 ;;
     --model) need_value "$@"; model=$2; shift 2 ;;
     --epochs) need_value "$@"; need_integer "$1" "$2"; epochs=$2; shift 2 ;;
-    --help | -h) show_help ;;
-    *) die "unknown option '$1'; --help lists them" ;;
+    --help | -h) show_help "$0" ;;
+    *) die "unknown option '$1'; --help lists the options" ;;
   esac
 done
-[[ $epochs -gt 2 ]] || die "--epochs must be above the 2 of the warm-up"
+[[ $epochs -gt 2 ]] || die "--epochs must be above 2, the number of warm-up epochs"
 source "$ROOT/scripts/lib/environment.sh"
 
-# One core trains and another reads images: for so small a model, threads would only wait.
+# One core trains and another one reads images. Threads would not speed up so small a model.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 out=${out:-$ROOT/runs/digits} images=$out/images run=$out/$model
 if [[ -d $images ]]; then
@@ -44,5 +46,5 @@ fi
   --epochs "$epochs" --warmup-epochs 2 --batch-size 32 --lr 0.001 --workers 1 \
   --scale 0.8 1 --ratio 0.9 1.1 --hflip 0 --train-interpolation bicubic
 
-printf '\nThe best checkpoint, validated on its own:\n'
+printf '\nValidation of the best checkpoint:\n'
 "$PY" -m vision.validate "$images" --checkpoint "$run/model_best.pth.tar" --workers 1

@@ -1,4 +1,4 @@
-"""English: from a sentence to its tokens."""
+"""English: turn a sentence of the grammar into its tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OBJECTS = {"I": "me", "he": "him", "she": "her", "it": "it", "we": "us", "they":
 
 
 def sentence(sentence: Sentence) -> list[str]:
-    """The tokens of a sentence."""
+    """Turn a sentence into its tokens."""
     return punctuate(_sentence(sentence), sentence)
 
 
@@ -45,7 +45,7 @@ def _sentence(sentence: Sentence) -> list[str]:
 
 
 def clause(c: Clause) -> list[str]:
-    """A main or subordinate clause; its order is the same."""
+    """Turn a main or subordinate clause into tokens; both have the same order."""
     operator, verb = _verb(c)
     if c.negated and not operator:
         operator, verb = _do(c)
@@ -76,8 +76,11 @@ def _existence(existence: Existence) -> list[str]:
 
 
 def _verb(c: Clause) -> tuple[str, list[str]]:
-    """The operator, which changes places with the subject in questions and takes "not" ("" if it
-    would have to be "do"), and the rest of the verb."""
+    """Split the verb into its operator and the rest.
+
+    The operator changes places with the subject in questions and takes "not". It is "" where "do"
+    would have to be added.
+    """
     verb = c.verb.en
     past = c.tense == PAST
     if c.tense == FUTURE:
@@ -124,7 +127,7 @@ def _takes_base(subject: NounPhrase) -> bool:
 
 
 def _complements(c: Clause) -> list[str]:
-    """All that follows the verb."""
+    """Turn everything after the verb into tokens."""
     tail = [c.verb.en.tail] if c.verb.en.tail else []
     direct = noun_phrase(c.object, "object") if c.object and c.gap != "object" else []
     recipient = noun_phrase(c.recipient, "object") if c.recipient else []
@@ -163,7 +166,13 @@ def _place(place: Place) -> list[str]:
 
 
 def noun_phrase(np: NounPhrase, case: str = "subject", article: bool = True) -> list[str]:
-    """A noun phrase, in the "object" case if it is a pronoun's; `article` to keep a and an."""
+    """Turn a noun phrase into tokens.
+
+    Args:
+        np: noun, name or pronoun.
+        case: "subject" or "object", which pronouns differ in.
+        article: keep "a" and "an".
+    """
     head = np.head
     if isinstance(head, Pronoun):
         return [OBJECTS[head.pronoun] if case == "object" else head.pronoun]
@@ -189,7 +198,7 @@ def _common(np: NounPhrase, head: Noun, article: bool) -> list[str]:
 
 
 def _relative(np: NounPhrase, c: Clause) -> list[str]:
-    """A relative clause: who for people, that for the rest."""
+    """Turn a relative clause into tokens: "who" for people, "that" for the rest."""
     personal = "p" in np.head.classes
     pronoun = ("who" if c.gap == "subject" else "whom") if personal else "that"
     return [pronoun, *clause(c)]

@@ -1,4 +1,4 @@
-"""French: from a sentence to its tokens."""
+"""French: turn a sentence of the grammar into its tokens."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ DISJUNCT = ("onze", "huit")
 
 
 def sentence(sentence: Sentence) -> list[str]:
-    """The tokens of a sentence; an elided word keeps its apostrophe: l' homme."""
+    """Turn a sentence into its tokens; an elided word keeps its apostrophe: l' homme."""
     return punctuate(_elide(_sentence(sentence)), sentence)
 
 
@@ -92,7 +92,7 @@ def _sentence(sentence: Sentence) -> list[str]:
 
 
 def clause(c: Clause) -> list[str]:
-    """A main or subordinate clause; its order is the same."""
+    """Turn a main or subordinate clause into tokens; both have the same order."""
     subject = [] if c.gap == "subject" else noun_phrase(c.subject, case=SUBJECT)
     time = [c.time.fr, ","] if c.time and c.time_first else []
     return [*time, *subject, *_verb_group(c), *_complements(c)]
@@ -118,7 +118,7 @@ def _existence(existence: Existence) -> list[str]:
 
 
 def _verb_group(c: Clause) -> list[str]:
-    """From ne to the infinitive or participle, with the pronouns before their verb."""
+    """Make the tokens from "ne" to the infinitive or participle; pronouns go before their verb."""
     finite, rest = _verb(c)
     clitics = _clitics(c)
     if c.tense == FUTURE or c.modal:
@@ -196,7 +196,7 @@ def _infinitive_clause(c: Clause) -> list[str]:
 
 
 def _complements(c: Clause) -> list[str]:
-    """All that follows the verb."""
+    """Turn everything after the verb into tokens."""
     tokens = [c.verb.fr.tail] if c.verb.fr.tail else []
     if c.object and not c.object.is_pronoun and c.gap != "object":
         negated = (c.negated or c.frequency is NEVER) and not c.verb.fr_prep
@@ -344,7 +344,7 @@ def _contract(preposition: str, determiner: list[str]) -> list[str]:
 
 
 def _vowel(word: str) -> bool:
-    """Whether a word begins with a vowel sound, as every h of this lexicon is silent."""
+    """Whether a word begins with a vowel sound; every h of this lexicon is silent."""
     return word[0] in "aeiouyhâàéèêëîïôûœAEIOU" and word not in DISJUNCT
 
 

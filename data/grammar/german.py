@@ -1,4 +1,4 @@
-"""German: from a sentence to its tokens."""
+"""German: turn a sentence of the grammar into its tokens."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ QUESTION_WORDS = {"when": "wann", "where": "wo", "why": "warum", "who": "wer"}
 
 
 def sentence(sentence: Sentence) -> list[str]:
-    """The tokens of a sentence."""
+    """Turn a sentence into its tokens."""
     return punctuate(_sentence(sentence), sentence)
 
 
@@ -148,7 +148,7 @@ def _sentence(sentence: Sentence) -> list[str]:
 
 
 def main_clause(c: Clause, front: list[str] | None = None) -> list[str]:
-    """Verb second: one constituent, the finite verb, the rest, what else there is of the verb."""
+    """Turn a main clause into tokens, with the finite verb in second place."""
     if c.time and c.time_first:
         front = [c.time.de]
     finite, verb = _verb(c)
@@ -158,7 +158,7 @@ def main_clause(c: Clause, front: list[str] | None = None) -> list[str]:
 
 
 def subordinate_clause(introduction: list[str], c: Clause) -> list[str]:
-    """Verb last, and a separable prefix rejoins it: dass er aufsteht."""
+    """Turn a subordinate clause into tokens, with verb and prefix at the end: dass er aufsteht."""
     finite, verb = _verb(c)
     subject = [] if c.gap == "subject" else noun_phrase(c.subject, "nom")
     cluster = [c.verb.de.prefix + finite] if verb == [c.verb.de.prefix] else [*verb, finite]
@@ -195,13 +195,13 @@ def _existence(existence: Existence) -> list[str]:
 
 
 def _verb(c: Clause) -> tuple[str, list[str]]:
-    """The finite verb and what of the verb stays at the end of the clause."""
+    """Split the verb into its finite form and the part at the end of the clause."""
     verb = c.verb.de
     infinitive = verb.prefix + verb.infinitive
     if c.tense == FUTURE:
         return _auxiliary("werden", c), [infinitive]
     if c.modal in MODALS:
-        # What one must not do, one "darf nicht"; "muss nicht" would leave the choice.
+        # "Must not" is "darf nicht"; "muss nicht" would mean "need not".
         forbidden = c.modal == "must" and c.negated
         return _auxiliary("dürfen" if forbidden else MODALS[c.modal], c, c.tense), [infinitive]
     if verb.infinitive in ("sein", "haben"):
@@ -223,20 +223,20 @@ def _present(verb: GermanVerb, subject: NounPhrase) -> str:
         return verb.infinitive
     if subject.first_person and verb.third.endswith("t"):
         return verb.infinitive.removesuffix("n")
-    # Third person, and the first of "mag" and "weiß", which have one form for both.
+    # The third person; "mag" and "weiß" have the same form in the first.
     return verb.third
 
 
 def _midfield(c: Clause) -> list[str]:
-    """What stands between the finite verb (or conjunction) and the end of the clause.
+    """Turn the part between the finite verb (or conjunction) and the final verb into tokens.
 
     Pronouns come first, then time, known objects, negation, new objects, manner, place, and last
     an object with a preposition.
     """
     object_ = None if c.gap == "object" else c.object
     new = object_ is not None and object_.indefinite and not c.verb.de_prep
-    # One does not say "nicht einen": the negation melts into the article of what is new. But
-    # with "gern" it does not.
+    # "nicht einen" becomes "keinen": the negation melts into the article of a new object, but not
+    # if "gern" comes between them.
     melts = new or bool(c.verb.de.fixed) or isinstance(c.predicate, NounPhrase)
     no = c.negated and melts and c.modal != "like"
 

@@ -1,6 +1,6 @@
 """The lexicon: nouns, names, adjectives, prepositions, adverbs and times in three languages.
 
-Meaning classes, one letter each, tie nouns to the verbs, adjectives and prepositions they suit:
+Meaning classes, one letter each, say which verbs, adjectives and prepositions suit a noun:
 
     p person      q kin or friend   j profession    s one of whom one has but one
     a animal      z city            w weather
@@ -125,7 +125,7 @@ glass  | wine water              | à
 bottle | wine water milk         | de
 """
 
-# The German first part of a compound, where it is not simply the singular.
+# The German first part of a compound, where it is not the singular.
 LINKING = {"kitchen": "Küchen"}
 
 # English, German, French (once if all agree) | pronoun | classes
@@ -321,6 +321,6 @@ BECAUSE = Phrase("because", "weil", "parce que")
 EVEN_THOUGH = Phrase("even though", "obwohl", "même si")
 IF = Phrase("if", "wenn", "si")
 WHILE = Phrase("while", "während", "pendant que")
-# What happens whenever is "wenn", what happened once is "als".
+# German has "wenn" for repeated events and "als" for a single event in the past.
 WHENEVER = Phrase("when", "wenn", "quand")
 ONCE = Phrase("when", "als", "quand")

@@ -1,10 +1,10 @@
-"""The numbers from 1 to 99 written out in English, German and French."""
+"""Write out the numbers from 1 to 99 in English, German and French."""
 
 from __future__ import annotations
 
 from data.grammar import words
 
-# number | English | German | French; what is not listed is put together from these.
+# number | English | German | French; other numbers are composed of these.
 NUMERAL_TABLE = """
 1  | one       | ein      | un
 2  | two       | zwei     | deux

@@ -1,4 +1,4 @@
-"""Draws noun phrases at random, and pronouns whose meaning the sentence makes clear."""
+"""Draw noun phrases at random, and pronouns whose antecedent is clear from the sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws sentences at random: which words go together, and in which constructions."""
+"""Draw sentences at random, in all constructions of the grammar, from words that go together."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from data.grammar.words import Pronoun, Verb
 
 TENSES = weights(f"45 {PRESENT}, 38 {PAST}, 17 {FUTURE}")
 
-# "Whether" stands for no word at all.
+# "whether" stands for a question without a question word.
 QUESTION_WORDS = weights("40 whether, 12 why, 12 when, 10 where, 10 who, 10 what, 6 whom")
 
-# The classes of what can do something, or belong to someone.
+# Classes of nouns that can do something, or belong to someone.
 AGENTS = "pavtkr"
 
-# The states that come and go, often or at half past seven.
+# States that may come and go, so that they take adverbs of frequency and times.
 PASSING = tuple(lexicon.ADJECTIVES[word] for word in ("tired", "happy", "sad", "sick"))
 
-# What rains, and what "what" asks for.
+# The subject of "it rains", and the object that "what" asks for.
 IT = NounPhrase(Pronoun("it", "n", "m", "w"))
 
 
@@ -57,12 +57,12 @@ def verbs_for(subjects: str, tense: str) -> tuple[Verb, ...]:
 
 @cache
 def actions(tense: str = PRESENT) -> tuple[Verb, ...]:
-    """The verbs for what people do, as opposed to the states they are in."""
+    """The verbs for actions of people, without those for states."""
     return tuple(v for v in verbs_for("p", tense) if "Z" not in v.flags and v.en.base != "be")
 
 
 def _answers(verb: Verb, word: str) -> bool:
-    """Whether a verb makes a question with this word, and one that can mean one thing only."""
+    """Whether a verb makes an unambiguous question with this word."""
     if word == "where":
         return verb.places == ("to",) or ("where" in verb.places and not verb.objects)
     if word == "what":
@@ -88,7 +88,7 @@ def _has(verb: Verb, tense: str) -> bool:
 
 
 class Sampler(PhraseSampler):
-    """An endless source of sentences, always the same for the same seed."""
+    """Draws sentences without end; the same seed gives the same sentences."""
 
     def sentence(self) -> Sentence:
         """Draw the next sentence."""
@@ -132,7 +132,7 @@ class Sampler(PhraseSampler):
         main_tense = tense
         if conjunction in (lexicon.IF, lexicon.BECAUSE) and tense == PRESENT and self._chance(0.4):
             main_tense = FUTURE
-        # Drawn in the order of speech, so that pronouns come after what they stand for.
+        # Clauses are drawn in the order of speech, so that pronouns follow their antecedents.
         if self._chance(0.65):
             main = self._clause(main_tense, time_first=0.55)
             return Complex(main, conjunction, self._subordinate(tense))

@@ -1,6 +1,6 @@
-"""Sentences before they are put into words: what is said, to be linearised in each language.
+"""Abstract sentences: records that say what a sentence means, in no particular language.
 
-English, German and French each have a module that turns these records into a line of tokens.
+The modules english, german and french turn these records into tokens of their language.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The verbs, with what they govern and select; the meaning classes are those of the lexicon.
+"""The verbs of the lexicon, with the cases they govern and the meaning classes they select.
 
-A verb of two translations has two rows that differ in subject, object or place: people "essen",
-animals "fressen"; one "geht" to the market but "fährt" to Rome.
+A verb with two translations has two rows that differ in subject, object or place: people "essen",
+but animals "fressen"; one "geht" to the market, but "fährt" to Rome.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from data.grammar.words import Verb
 # words.py for what is left out) | German/French government, classes of subject>object |
 # keys of the prepositions of place, flags
 #
-# A star on the last German or French form means the perfect with sein or être; the hyphen cuts
-# off a separable prefix. The place "where" stands for any to be in.
+# A star on the last German or French form means that the perfect takes sein or être. A hyphen
+# separates a separable prefix. The place "where" stands for any place to be in.
 #
 # Flags:   S a place is optional, not required    M takes adverbs of manner
 #          D has a second, dative object          Z a state: present tense only, no modals

@@ -1,8 +1,8 @@
-"""The records of the lexicon: a word with all the forms its three languages need of it.
+"""The records of the lexicon: words with all forms that the sentences of three languages need.
 
-A table cell lists the principal parts of a word, most irregular last; parts that follow from a
-rule are left out and derived here. An underscore in a cell stands for a space, a dash for
-"no such form".
+A cell of a table lists the principal parts of a word, the most irregular ones last. This module
+derives the parts that follow from a rule. An underscore in a cell stands for a space, and a dash
+for a form that does not exist.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The normalised attention of the columns beside fairseq's attention: time, memory, rounding."""
+"""Compare the attention of the columns with fairseq's attention: time, memory, rounding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from scripts.benchmarks.timing import in_turn, median_ratio
 
 
 def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A step of each, on sequences of 32 to 1,024 tokens, ``--tokens`` in all.
+    """Measure a training step of both, on sequences of 32 to 1,024 tokens, ``--tokens`` in total.
 
-    The error in bf16 is that of the output under autocast, relative to its largest element,
-    against the same module in float64.
+    The bf16 error is the largest difference between the output under autocast and that of the same
+    module in float64, relative to the largest element.
     """
     from fairseq.modules import MultiheadAttention
 

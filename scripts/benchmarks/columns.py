@@ -1,4 +1,4 @@
-"""Print the figures of the README: how exact, how small and how fast reversible columns are here.
+"""Measure how exact, how small and how fast reversible columns are on this machine.
 
 python -m scripts.benchmarks.columns exactness
 python -m scripts.benchmarks.columns memory --columns 1 2 4 8 16 32 64
@@ -6,8 +6,8 @@ python -m scripts.benchmarks.columns speed --columns 4 --dim 768 --tokens 512
 python -m scripts.benchmarks.columns profile --columns 4 --dim 256 --compile
 python -m scripts.benchmarks.columns attention
 
-All ways to train are run in one process, on the same weights and tokens, in turn. Bytes are
-counted (live_bytes.py), without computing the matrix products.
+The command runs all ways to train in one process, on the same weights and tokens, in turn. It
+counts bytes with live_bytes.py, without computing the matrix products.
 """
 
 from __future__ import annotations
@@ -173,24 +173,45 @@ def picture(what: str, rows: Rows) -> tuple[str, str, dict[str, list[tuple[float
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.benchmarks.columns",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=BENCHMARKS)
-    parser.add_argument("--columns", type=int, nargs="+", default=[4, 8, 16, 32, 64])
-    parser.add_argument("--tokens", type=int, default=1024, help="in sentences of 32")
-    parser.add_argument("--dim", type=int, default=64, help="channels")
-    parser.add_argument("--repeats", type=int, default=5, help="of what is timed (%(default)s)")
+    parser.add_argument("what", choices=BENCHMARKS, help="benchmark to run")
     parser.add_argument(
-        "--compile", action="store_true", help="`speed`, `profile`: compiled levels too"
+        "--columns",
+        type=int,
+        nargs="+",
+        default=[4, 8, 16, 32, 64],
+        help="numbers of columns (default: 4 8 16 32 64)",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the rows to this file too")
-    parser.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=1024,
+        help="tokens in a step, in sentences of 32 (default: %(default)s)",
+    )
+    parser.add_argument("--dim", type=int, default=64, help="channels (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of timed steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="also measure compiled levels (speed and profile only)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device of PyTorch (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--figure", type=Path, help="also draw the rows, to a .png or .svg file")
     args = parser.parse_args()
     if args.tokens < LENGTH:
         parser.error(f"--tokens must be at least {LENGTH}, one sentence")
     if args.compile and args.what not in ("speed", "profile"):
-        parser.error("--compile has no effect but on `speed` and `profile`")
+        parser.error("--compile has an effect on `speed` and `profile` only")
     return args
 
 

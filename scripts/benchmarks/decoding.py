@@ -1,10 +1,9 @@
-"""Measure beam search: tokens per second of a RevCol-Transformer beside fairseq's transformers.
+"""Measure the speed of beam search of a RevCol-Transformer and of fairseq's transformers.
 
 python -m scripts.benchmarks.decoding --input FILE [--arch ARCH] [--layers 16 6] [--beside ARCH ...]
 
-Translates the same sentences with each model in turn, in one process. The first is ARCH. --layers
-are transformers of its widths and with its decoder, whose encoders have so many layers; --beside
-are any other architectures. Weights are random, so every translation is given the same length.
+The command translates the same sentences with each model in turn, in one process. Weights are
+random, so all translations get the same fixed length.
 """
 
 from __future__ import annotations
@@ -24,7 +23,16 @@ from fairseq.tasks.translation import TranslationTask
 
 from revcol_nlp.models.config import PRESETS, fill_preset
 from scripts.benchmarks.timing import in_turn, median_ratio
-from scripts.lib.models import build_model, joined_task
+from scripts.lib.command_line import (
+    BadInput,
+    add_device_option,
+    build_parser,
+    positive_integer,
+    report_errors,
+)
+from scripts.lib.corpus_files import read_lines
+from scripts.lib.models import build_joined_task, build_model
+from scripts.lib.tables import format_table
 
 WIDTHS = [
     *("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
@@ -33,43 +41,49 @@ WIDTHS = [
 ]
 
 
-def build(arch: str, task: TranslationTask, **options: object) -> BaseFairseqModel:
-    """A model with random weights, ready to translate."""
+def build_for_inference(arch: str, task: TranslationTask, **options: object) -> BaseFairseqModel:
+    """Build a model with random weights, ready to translate."""
     model = build_model(arch, task, **options).eval()
     model.prepare_for_inference_(FairseqConfig())
     return model
 
 
-def models(args: argparse.Namespace, task: TranslationTask) -> dict[str, BaseFairseqModel]:
-    """The models to compare, by name; the first is the one that the others are measured against."""
+def build_models(args: argparse.Namespace, task: TranslationTask) -> dict[str, BaseFairseqModel]:
+    """Build the models to compare, by name; ratios are relative to the first one."""
     ours = Namespace()
     fill_preset(ours, PRESETS[args.arch])
     widths = {name: getattr(ours, name) for name in WIDTHS}
-    found = {args.arch: build(args.arch, task)}
+    found = {args.arch: build_for_inference(args.arch, task)}
     for layers in args.layers:
         name = f"transformer, {layers} encoder layers"
-        found[name] = build("transformer", task, encoder_layers=layers, **widths)
+        found[name] = build_for_inference("transformer", task, encoder_layers=layers, **widths)
     for arch in args.beside:
-        found[arch] = build(arch, task, share_all_embeddings=widths["share_all_embeddings"])
+        shared = widths["share_all_embeddings"]
+        found[arch] = build_for_inference(arch, task, share_all_embeddings=shared)
     return {name: model.to(args.device) for name, model in found.items()}
 
 
 def read_task(args: argparse.Namespace) -> tuple[TranslationTask, list[torch.Tensor]]:
-    """A task with a joined dictionary of `--vocabulary` entries, and the sentences of the file."""
-    with args.input.open(encoding="utf-8", newline="\n") as file:
-        lines = list(islice((line for line in file if line.strip()), args.lines))
-    task = joined_task(args.vocabulary, lines)
+    """Build a task with a joined dictionary of ``--vocabulary`` entries, and encode the sentences.
+
+    Raises:
+        BadInput: if the file has no sentences.
+    """
+    lines = list(islice((line for line in read_lines(args.input) if line.strip()), args.lines))
+    if not lines:
+        raise BadInput(f"{args.input} has no sentences")
+    task = build_joined_task(args.vocabulary, lines)
     encode_line = task.source_dictionary.encode_line
     return task, [encode_line(line, add_if_not_exist=False).long() for line in lines]
 
 
-def decode(
+def build_decoding_run(
     args: argparse.Namespace,
     task: TranslationTask,
     model: BaseFairseqModel,
     sentences: list[torch.Tensor],
 ) -> Callable[[], int]:
-    """What translates all sentences and returns how many tokens came out."""
+    """Build a function that translates all sentences and returns how many tokens it generated."""
     generator = task.build_generator(
         [model],
         GenerationConfig(
@@ -93,44 +107,77 @@ def decode(
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
+    count = {"type": positive_integer}
+    parser.add_argument(
+        "--input", type=Path, required=True, help="sentences, one per line; may be gzipped (.gz)"
     )
-    parser.add_argument("--input", type=Path, required=True, help="sentences, one a line")
-    parser.add_argument("--arch", default="revcol_transformer_wmt_en_de", choices=PRESETS)
-    parser.add_argument("--layers", type=int, nargs="*", default=[16, 6])
-    parser.add_argument("--beside", nargs="*", default=[], choices=ARCH_MODEL_REGISTRY)
-    parser.add_argument("--lines", type=int, default=32, help="how many of them (%(default)s)")
-    parser.add_argument("--length", type=int, default=25, help="of a translation (%(default)s)")
-    parser.add_argument("--beam", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=32768)
-    parser.add_argument("--max-tokens", type=int, default=1024, help="in a batch (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    if not args.input.is_file() or not args.input.read_text(encoding="utf-8").strip():
-        parser.error(f"--input names no file with a sentence: {args.input}")
-    return args
+    parser.add_argument(
+        "--arch",
+        default="revcol_transformer_wmt_en_de",
+        choices=PRESETS,
+        metavar="ARCH",
+        help="RevCol architecture, the first model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        **count,
+        nargs="*",
+        default=[16, 6],
+        metavar="N",
+        help="compare with transformers that have the widths and the decoder of ARCH, and N "
+        "encoder layers (default: 16 6)",
+    )
+    parser.add_argument(
+        "--beside",
+        nargs="*",
+        default=[],
+        choices=ARCH_MODEL_REGISTRY,
+        metavar="ARCH",
+        help="compare with these architectures of fairseq, too",
+    )
+    parser.add_argument(
+        "--lines", **count, default=32, help="number of sentences (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--length", **count, default=25, help="tokens of each translation (default: %(default)s)"
+    )
+    parser.add_argument("--beam", **count, default=4, help="beam size (default: %(default)s)")
+    parser.add_argument(
+        "--vocabulary",
+        **count,
+        default=32768,
+        help="entries of the joined dictionary (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-tokens", **count, default=1024, help="tokens in a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", **count, default=3, help="number of timed runs (default: %(default)s)"
+    )
+    add_device_option(parser)
+    return parser.parse_args()
 
 
+@report_errors(BadInput)
 def main() -> None:
-    """Print the table."""
+    """Run the command."""
     args = parse_args()
     task, sentences = read_task(args)
-    built = models(args, task)
-    runs = {name: decode(args, task, model, sentences) for name, model in built.items()}
+    built = build_models(args, task)
+    runs = {name: build_decoding_run(args, task, model, sentences) for name, model in built.items()}
     seconds, returned = in_turn(runs, args.repeats, args.device)
     tokens = returned[args.arch]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
-    print(f"{len(sentences)} sentences, {tokens} tokens out, beam {args.beam}\n")
-    print("| model | parameters | tokens/s | time against the first |")
-    print("|---|---|---|---|")
+    print(f"{len(sentences)} sentences, {tokens} generated tokens, beam {args.beam}\n")
+    rows = []
     for name, times in seconds.items():
         millions = sum(p.numel() for p in built[name].parameters()) / 1e6
         ratio = median_ratio(times, seconds[args.arch])
         speed = tokens / statistics.median(times)
-        print(f"| {name} | {millions:.1f}M | {speed:.1f} | {ratio:.2f} |")
+        rows.append((name, f"{millions:.1f}M", f"{speed:.1f}", f"{ratio:.2f}"))
+    print(format_table(("model", "parameters", "tokens/s", "time relative to the first"), rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw what the benchmarks measured."""
+"""Draw the results of benchmarks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq sets the root's lower
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq lowers that of the root logger
 
 COLOURS = {"encoder": "#4477aa", "decoder": "#66ccee", "logits": "#ee6677", "all": "#4477aa"}
 
 
-def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> None:
-    """The rows of benchmark_models.py, a line each: memory by part, the largest batch, speed."""
+def draw_models(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> None:
+    """Draw memory by part, largest batch and speed for each row of ``scripts.benchmarks.models``.
+
+    Args:
+        rows: from ``scripts.benchmarks.steps.measure_variants``.
+        unit: "tokens" or "images".
+        memory: GiB that the largest batch must fit into.
+        path: file to write; its suffix chooses the format.
+    """
     names = [", ".join(row["labels"].values()) for row in rows]
     places = range(len(rows))
     timed = "per_second" in rows[0]
@@ -29,13 +36,13 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
             left = [a + b for a, b in zip(left, widths, strict=True)]
     peaks = [sum(row["peak"].values()) / 2**20 for row in rows]
     held.plot(peaks, places, "k|", markersize=12, label="peak")
-    held.set_xlabel("MiB held for the backward pass, and the peak")
+    held.set_xlabel("MiB held for the backward pass, and at the peak")
     figure.legend(loc="outside upper left", ncols=len(COLOURS))
     held.set_ylim(-0.6, len(rows) - 0.4)
     held.set_yticks(places, names)
     held.invert_yaxis()
     batch.barh(places, [row["largest_batch"] for row in rows], color="#228833")
-    batch.set_xlabel(f"{unit} in a batch that fit into {memory:g} GiB")
+    batch.set_xlabel(f"{unit} in the largest batch for {memory:g} GiB")
     work.barh(places, [row["per_second" if timed else "gflops"] for row in rows], color="#ccbb44")
     work.set_xlabel(f"{unit} per second" if timed else f"GFLOPs per {unit[:-1]}")
     for axes, ratio in ((batch, "batch_ratio"), (work, "speed_ratio")):
@@ -50,7 +57,7 @@ def draw(rows: list[dict[str, Any]], unit: str, memory: float, path: Path) -> No
 
 
 def draw_lines(x: str, y: str, lines: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    """Lines through points, by their names, on logarithmic axes; a value of 0 is not drawn."""
+    """Draw named lines through points on logarithmic axes, which leave out values of 0."""
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
     for (name, points), marker in zip(lines.items(), cycle("osD^v<>P"), strict=False):

@@ -1,4 +1,4 @@
-"""Count the bytes of the tensors that are alive while a training step runs, on any device."""
+"""Count the bytes of all live tensors during a training step, on any device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Matrix products, and which of their arguments are the two matrices.
+# Matrix products, and the positions of the two matrices among their arguments.
 PRODUCTS = {
     torch.ops.aten.mm.default: (0, 1),
     torch.ops.aten.bmm.default: (0, 1),
@@ -22,23 +22,23 @@ PRODUCTS = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """A context in which the storage of every tensor that an operator makes counts until it is
-    freed; a storage that tensors share counts once.
+    """Context that counts the storage of each tensor until it is freed.
 
-    Not counted are what was there before, memory that an operator uses inside, and the states of
-    random generators. (torch's own ``MemTracker`` and ``FlopCounterMode`` follow modules by
-    hooks, which fail on columns: their levels run inside an autograd function.)
+    A storage that tensors share counts once. Tensors from before the context, memory that an
+    operator uses internally, and the states of random generators do not count. (torch's own
+    ``MemTracker`` and ``FlopCounterMode`` follow modules by hooks, which fail on columns, since
+    levels run inside an autograd function.)
 
     Args:
-        part: the first ``part``.
-        compute: without it, matrix products are not computed but left at zero: the bytes of
-            a batch that would take long to train on are counted quickly.
+        part: initial value of the attribute ``part``.
+        compute: if False, results of matrix products are left at zero. This counts the bytes of a
+            large batch quickly.
 
     Attributes:
-        part: the name under which tensors made from now on are counted.
-        live: bytes that are alive, by part.
-        peak: the same at the moment when the most bytes were alive.
-        flops: of the operators that ``torch.utils.flop_counter`` knows.
+        part: name under which new tensors are counted.
+        live: bytes of live tensors, by part.
+        peak: ``live`` at the moment when its total was largest.
+        flops: floating-point operations of operators that ``torch.utils.flop_counter`` knows.
     """
 
     def __init__(self, part: str = "all", *, compute: bool = True):

@@ -1,23 +1,23 @@
-"""Measure training steps of whole models, beside the models that they would replace.
+"""Measure training steps of whole models, and of the models that they would replace.
 
 python -m scripts.benchmarks.models translation --source FILE --target FILE
 python -m scripts.benchmarks.models vision
 
-translation: revcol_transformer_wmt_en_de beside fairseq's transformer_vaswani_wmt_en_de_big, on
-batches of real sentence lengths. vision: RevCol-ViT-S and B beside timm's ViT-S and B.
+translation: compares revcol_transformer_wmt_en_de with fairseq's transformer_vaswani_wmt_en_de_big
+on batches of real sentence lengths. vision: compares RevCol-ViT-S and -B with timm's ViT-S and -B.
 
-All models and variants run in one process, on the same batches, in turn. Bytes are counted
-(live_bytes.py): those held for the backward pass, and the most that are alive at once besides
-parameters, gradients and what the optimizer keeps. They do not depend on values, so that the
-larger batch of --counted is counted without computing matrix products, and half of it too; the
-largest batch in --memory follows from the two, at 16 bytes per parameter (float32, gradient, Adam).
-It is too large where a small --counted has its peak in another place of the step than a large one.
+All models and variants run in one process, on the same batches, in turn. Bytes are counted by
+live_bytes.py: those held for the backward pass, and those at the peak of the step, in both cases
+without parameters, gradients and the state of the optimizer. Bytes do not depend on values, so they
+are counted without computing matrix products, on a batch of --counted tokens or images and on half
+of it. The largest batch in --memory is extrapolated from these two, at 16 bytes per parameter
+(float32 weight, gradient, Adam). It is overestimated if a small --counted has its peak in another
+place of the step than a large one.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import resource
 from collections.abc import Iterable, Iterator
@@ -40,10 +40,18 @@ import vision  # noqa: F401 (registers the models)
 from revcol_nlp.columns.stack import KEEP_COLUMNS
 from revcol_nlp.criterions.chunked_cross_entropy import CHUNK_TOKENS
 from revcol_nlp.criterions.chunked_cross_entropy import NAME as CHUNKED
-from scripts.benchmarks.figure import draw
-from scripts.benchmarks.steps import PRECISIONS, Batch, Variant, measure
-from scripts.lib.command_line import BadInput, refusing
-from scripts.lib.models import build_model, joined_task
+from scripts.benchmarks.figure import draw_models
+from scripts.benchmarks.steps import PRECISIONS, Batch, Variant, measure_variants
+from scripts.lib.command_line import (
+    BadInput,
+    add_device_option,
+    build_parser,
+    positive_integer,
+    report_errors,
+)
+from scripts.lib.corpus_files import read_lines
+from scripts.lib.models import build_joined_task, build_model
+from scripts.lib.tables import format_table
 
 VISION_MODELS = [
     *("vit_small_patch16_224", "revcol_vit_small_patch16_224"),
@@ -53,17 +61,15 @@ VISION_MODELS = [
 # Translation
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, which may be compressed."""
-    reader = gzip.open if path.suffix == ".gz" else open
-    with reader(path, "rt", encoding="utf-8", newline="\n") as file:
-        return list(file)
-
-
-def sentence_batches(
+def build_sentence_batches(
     args: argparse.Namespace, dictionary: Dictionary, texts: list[list[str]]
 ) -> tuple[list[Batch], list[Batch]]:
-    """``--batches`` batches, evenly from short to long sentences, and two sizes of the middle."""
+    """Build batches from sorted sentence pairs.
+
+    Returns:
+        ``--batches`` batches for timing, evenly from short to long sentences; and for counting, a
+        batch of medium length and one half of it.
+    """
     sides = [
         [dictionary.encode_line(line, add_if_not_exist=False).long() for line in text]
         for text in texts
@@ -87,16 +93,17 @@ def sentence_batches(
     places = [int((n + 0.5) / args.batches * len(timed)) for n in range(args.batches)]
     middle = counted[len(counted) // 2]
     if len(middle) < 2:
-        raise BadInput(f"--counted {args.counted} holds no two sentences; take more tokens")
+        raise BadInput(f"--counted {args.counted} is too small for two sentences; use more tokens")
     halves = [middle, middle[: len(middle) // 2]]
     return [collate(timed[place]) for place in places], [collate(half) for half in halves]
 
 
-def translation_variants(args: argparse.Namespace, task: TranslationTask) -> list[Variant]:
-    """Both models, with and without everything that saves memory; the first is fairseq's plain.
+def build_translation_variants(args: argparse.Namespace, task: TranslationTask) -> list[Variant]:
+    """Build both models with all combinations of the options that save memory.
 
-    Checkpointed are all of fairseq's layers, which in a RevCol-Transformer are the decoder's. Its
-    encoder is plain, or reversible with the last column or none kept.
+    The first variant is fairseq's model without any of them. Checkpointing applies to all of
+    fairseq's layers, which in a RevCol-Transformer are those of the decoder. The encoder is plain,
+    or reversible with the last column kept or none.
     """
     criteria = {"ordinary": "label_smoothed_cross_entropy", "chunked": CHUNKED}
     variants = []
@@ -114,7 +121,7 @@ def translation_variants(args: argparse.Namespace, task: TranslationTask) -> lis
         ) -> None:
             unwrap_checkpoint(model)
             for layer in layers if checkpointed else []:
-                checkpoint_wrapper(layer)  # as --checkpoint-activations does
+                checkpoint_wrapper(layer)  # like --checkpoint-activations
             if revcol is not None:
                 revcol.reversible = encoder != "plain"
                 revcol.keep_columns = 0 if encoder == "none kept" else KEEP_COLUMNS
@@ -145,19 +152,20 @@ def translation_variants(args: argparse.Namespace, task: TranslationTask) -> lis
     return variants
 
 
-def translation(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """Rows of the translation models."""
+def measure_translation(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """Measure the translation models; return the unit of a batch, and the rows."""
     texts = [read_lines(args.source), read_lines(args.target)]
-    task = joined_task(args.vocabulary, chain.from_iterable(texts))
-    timed, sizes = sentence_batches(args, task.source_dictionary, texts)
-    return "tokens", measure(args, translation_variants(args, task), timed, sizes)
+    task = build_joined_task(args.vocabulary, chain.from_iterable(texts))
+    timed, sizes = build_sentence_batches(args, task.source_dictionary, texts)
+    variants = build_translation_variants(args, task)
+    return "tokens", measure_variants(args, variants, timed, sizes)
 
 
 # Vision
 
 
-def vision_variants(args: argparse.Namespace, names: Iterable[str]) -> Iterator[Variant]:
-    """The models with and without what saves memory."""
+def build_vision_variants(args: argparse.Namespace, names: Iterable[str]) -> Iterator[Variant]:
+    """Build the named models with and without the options that save memory."""
     for name in names:
         torch.manual_seed(0)
         model = timm.create_model(name, img_size=args.image_size).to(args.device).train()
@@ -184,32 +192,33 @@ def vision_variants(args: argparse.Namespace, names: Iterable[str]) -> Iterator[
             yield Variant({"model": name, "mode": mode}, model, prepare, loss, {})
 
 
-def vision_models(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """Rows of the vision models, each pair for itself."""
+def measure_vision(args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """Measure the vision models pair by pair; return the unit of a batch, and the rows."""
 
-    def batch(size: int) -> Batch:
+    def make_batch(size: int) -> Batch:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(size, 3, args.image_size, args.image_size, generator=generator)
         labels = torch.randint(1000, (size,), generator=generator)
         return Batch((images.to(args.device), labels.to(args.device)), size)
 
-    timed, sizes = [batch(args.batch_size)], [batch(args.counted), batch(args.counted // 2)]
+    timed = [make_batch(args.batch_size)]
+    sizes = [make_batch(args.counted), make_batch(args.counted // 2)]
     rows = []
     for pair in zip(args.models[::2], args.models[1::2], strict=True):
-        rows += measure(args, list(vision_variants(args, pair)), timed, sizes)
+        rows += measure_variants(args, list(build_vision_variants(args, pair)), timed, sizes)
     return "images", rows
 
 
-# What is printed
+# The command
 
 
 def print_table(rows: list[dict[str, Any]], unit: str, memory: float) -> None:
-    """The rows in Markdown."""
+    """Print the rows in Markdown."""
     timed = "per_second" in rows[0]
     head = [*rows[0]["labels"], "parameters", f"GFLOPs per {unit[:-1]}"]
     head += [f"{unit}/s (spread)", "ratio"] if timed else []
     head += ["held, MiB", "peak, MiB", f"{unit} in {memory:g} GiB", "ratio"]
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    table = []
     for row in rows:
         held = {part: f"{count / 2**20:.1f}" for part, count in row["held"].items()}
         parts = ", ".join(f"{part} {count}" for part, count in held.items())
@@ -228,67 +237,118 @@ def print_table(rows: list[dict[str, Any]], unit: str, memory: float) -> None:
             f"{row['largest_batch']:,}",
             f"{row['batch_ratio']:.2f}",
         ]
-        print(f"| {' | '.join(cells)} |")
+        table.append(cells)
+    print(format_table(head, table))
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
-    common.add_argument("--memory", type=float, default=16, help="in GiB (%(default)s)")
     common.add_argument(
-        "--repeats", type=int, default=3, help="of what is timed; 0: only count (%(default)s)"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["float32"],
+        help="precisions to measure (default: float32)",
     )
-    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    common.add_argument("--json", type=Path, help="write the rows to this file too")
-    common.add_argument("--figure", type=Path, help="draw them into this file (.png, .svg)")
+    common.add_argument(
+        "--memory", type=float, default=16, help="GiB for the largest batch (default: %(default)s)"
+    )
+    common.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="number of timed steps; 0 only counts bytes and FLOPs (default: %(default)s)",
+    )
+    add_device_option(common)
+    common.add_argument("--json", type=Path, help="also write the rows to this file")
+    common.add_argument("--figure", type=Path, help="also draw the rows, to a .png or .svg file")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    text = kinds.add_parser("translation", parents=[common])
-    text.add_argument("--source", type=Path, required=True, help="sentences, one a line; or .gz")
-    text.add_argument("--target", type=Path, required=True, help="their translations")
-    text.add_argument("--arch", default="revcol_transformer_wmt_en_de")
-    text.add_argument("--beside", default="transformer_vaswani_wmt_en_de_big")
-    text.add_argument("--vocabulary", type=int, default=32768)
-    text.add_argument("--max-tokens", type=int, default=1024, help="in a batch (%(default)s)")
-    text.add_argument("--counted", type=int, default=4096, help="tokens in a counted batch")
-    text.add_argument("--batches", type=int, default=1, help="in a timed run (%(default)s)")
-    text.add_argument("--chunk-tokens", type=int, default=CHUNK_TOKENS)
-    images = kinds.add_parser("vision", parents=[common])
-    images.add_argument("--models", nargs="+", default=VISION_MODELS, help="timm's, ours, ...")
-    images.add_argument("--image-size", type=int, default=224)
-    images.add_argument("--batch-size", type=int, default=4)
-    images.add_argument("--counted", type=int, default=32, help="images in a counted batch")
+    count = {"type": positive_integer}
+    help = "measure translation models"
+    text = kinds.add_parser("translation", parents=[common], help=help, description=help)
+    text.add_argument(
+        "--source", type=Path, required=True, help="sentences, one per line; may be gzipped (.gz)"
+    )
+    text.add_argument("--target", type=Path, required=True, help="translations of the sentences")
+    text.add_argument(
+        "--arch",
+        default="revcol_transformer_wmt_en_de",
+        help="architecture to measure (default: %(default)s)",
+    )
+    text.add_argument(
+        "--beside",
+        default="transformer_vaswani_wmt_en_de_big",
+        help="architecture to compare with (default: %(default)s)",
+    )
+    text.add_argument(
+        "--vocabulary",
+        **count,
+        default=32768,
+        help="entries of the joined dictionary (default: %(default)s)",
+    )
+    text.add_argument(
+        "--max-tokens", **count, default=1024, help="tokens in a timed batch (default: %(default)s)"
+    )
+    text.add_argument(
+        "--counted", **count, default=4096, help="tokens in a counted batch (default: %(default)s)"
+    )
+    text.add_argument(
+        "--batches", **count, default=1, help="batches in a timed step (default: %(default)s)"
+    )
+    text.add_argument(
+        "--chunk-tokens",
+        **count,
+        default=CHUNK_TOKENS,
+        help="tokens in a chunk of the chunked criterion (default: %(default)s)",
+    )
+    help = "measure vision models"
+    images = kinds.add_parser("vision", parents=[common], help=help, description=help)
+    images.add_argument(
+        "--models",
+        nargs="+",
+        default=VISION_MODELS,
+        help="pairs of timm models; ratios are relative to the first of a pair "
+        "(default: ViT-S and RevCol-ViT-S, ViT-B and RevCol-ViT-B)",
+    )
+    images.add_argument(
+        "--image-size", **count, default=224, help="width in pixels (default: %(default)s)"
+    )
+    images.add_argument(
+        "--batch-size", **count, default=4, help="images in a timed step (default: %(default)s)"
+    )
+    images.add_argument(
+        "--counted", **count, default=32, help="images in a counted batch (default: %(default)s)"
+    )
     args = parser.parse_args()
     if args.kind == "translation":
         for path in (args.source, args.target):
             if not path.is_file():
                 parser.error(f"there is no file {path}")
     elif len(args.models) % 2:
-        parser.error("--models takes pairs of models")
+        parser.error("--models needs pairs of models, so an even number")
     elif args.counted < 2:
-        parser.error("--counted must be at least 2, as half of it is counted too")
+        parser.error("--counted must be at least 2, since half of it is counted too")
     return args
 
 
-@refusing(BadInput)
+@report_errors(BadInput)
 def main() -> None:
-    """Print the table; write and draw it."""
+    """Run the command."""
     args = parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
-    unit, rows = {"translation": translation, "vision": vision_models}[args.kind](args)
+    unit, rows = {"translation": measure_translation, "vision": measure_vision}[args.kind](args)
     print_table(rows, unit, args.memory)
     if args.device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"\nPeak of the process, with all its models: {peak:.1f} GiB")
+        print(f"\nPeak memory of the process, which holds all models: {peak:.1f} GiB")
     if args.json:
         settings = {name: str(value) for name, value in vars(args).items()}
         found = {"torch": torch.__version__, "settings": settings, "unit": unit, "rows": rows}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if args.figure:
-        draw(rows, unit, args.memory, args.figure)
+        draw_models(rows, unit, args.memory, args.figure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Split the time of runs by what is computed."""
+"""Split the time of runs by kind of operator."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from scripts.benchmarks.timing import timed
+from scripts.benchmarks.timing import time_run
 
-# By how torch's profiler names what belongs to it; what fits none is the rest.
+# Kinds of events, with the beginnings of their names in torch's profiler. All others are the rest.
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "attention": ("aten::_scaled_dot_product", "aten::_flash", "aten::_efficient"),
@@ -23,18 +23,28 @@ REST = "the rest"
 def profiled(
     runs: dict[str, Callable[[], Any]], repeats: int, device: str
 ) -> dict[str, dict[str, float]]:
-    """Seconds (on the CPU, of CPU time) of each of `KINDS` in each of ``runs``, and of the rest:
-    the medians of ``repeats``, after one that does not count. Profiling adds to the rest."""
+    """Measure the seconds that each run spends in each of `KINDS` and in the rest.
+
+    Profiling itself adds to the rest. On the CPU, seconds are CPU time.
+
+    Args:
+        runs: functions to run, by name.
+        repeats: number of measured runs of each function, after one warm-up run.
+        device: where the functions compute.
+
+    Returns:
+        For each run, the medians of the seconds by kind.
+    """
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device != "cpu")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
             with profile(activities=activities) as profiler:
-                whole, _ = timed(run, device)
+                whole, _ = time_run(run, device)
             spent = dict.fromkeys((*KINDS, REST), 0.0)
             for event in profiler.key_averages():
                 own = event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
-                spent[kind_of(event.key)] += own * 1e-6
+                spent[find_kind(event.key)] += own * 1e-6
             spent[REST] = whole - sum(spent[kind] for kind in KINDS)
             if repeat:
                 found[name].append(spent)
@@ -44,6 +54,6 @@ def profiled(
     }
 
 
-def kind_of(event: str) -> str:
-    """Which of `KINDS` an event of the profiler belongs to."""
+def find_kind(event: str) -> str:
+    """Find the kind of an event of the profiler by its name."""
     return next((kind for kind, names in KINDS.items() if event.startswith(names)), REST)

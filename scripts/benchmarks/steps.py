@@ -1,4 +1,4 @@
-"""Measure training steps: time, FLOPs, bytes, and the largest batch that fits."""
+"""Measure training steps: time, FLOPs, bytes, and the largest batch that fits into memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
 @dataclass
 class Batch:
-    """What a step takes, and how many tokens or images that is."""
+    """Input of a step, and its number of tokens or images."""
 
     inputs: Any
     size: int
@@ -30,9 +30,14 @@ class Batch:
 
 @dataclass
 class Variant:
-    """A model as it is trained: ``prepare`` sets it up, ``loss`` is one forward pass.
+    """A model with one setting of the options that save memory.
 
-    ``parts`` are modules by the name of the part that begins with their forward pass.
+    Attributes:
+        labels: cells that name the variant in the table, by column.
+        model: may be shared by several variants.
+        prepare: sets the options; called before each step.
+        loss: computes the loss of a batch's ``inputs``.
+        parts: modules by the name of the part of a step that begins with their forward pass.
     """
 
     labels: dict[str, str]
@@ -43,11 +48,12 @@ class Variant:
 
     @property
     def parameters(self) -> int:
+        """Number of parameters of the model."""
         return sum(p.numel() for p in self.model.parameters())
 
 
-def step(variant: Variant, batches: list[Batch], autocast: Callable[[], Any]) -> None:
-    """Forward and backward pass on every batch; gradients add up."""
+def run_step(variant: Variant, batches: list[Batch], autocast: Callable[[], Any]) -> None:
+    """Run forward and backward passes on all batches; gradients accumulate."""
     variant.prepare()
     for batch in batches:
         with autocast():
@@ -56,16 +62,22 @@ def step(variant: Variant, batches: list[Batch], autocast: Callable[[], Any]) ->
 
 
 @dataclass
-class Counted:
-    """One step: bytes before the backward pass and at the peak, by part, and what it computes."""
+class StepCounts:
+    """Counts of one step.
+
+    Attributes:
+        held: bytes held for the backward pass, by part.
+        peak: bytes at the peak of the step, by part.
+        flops: floating-point operations.
+    """
 
     held: dict[str, int]
     peak: dict[str, int]
     flops: int
 
 
-def count(variant: Variant, batch: Batch, autocast: Callable[[], Any]) -> Counted:
-    """Count a step without computing its matrix products."""
+def count_step(variant: Variant, batch: Batch, autocast: Callable[[], Any]) -> StepCounts:
+    """Count the bytes and FLOPs of a step without computing its matrix products."""
     variant.prepare()
     counter = LiveBytes(compute=False)
 
@@ -80,29 +92,36 @@ def count(variant: Variant, batch: Batch, autocast: Callable[[], Any]) -> Counte
         with autocast():
             loss = variant.loss(batch.inputs)
         for hook in hooks:
-            hook.remove()  # they would fire again where the backward pass recomputes
+            hook.remove()  # else hooks would fire again when the backward pass recomputes
         held = dict(counter.live)
         counter.part = "backward"
         loss.backward()
-    return Counted(held, dict(counter.peak), counter.flops)
+    return StepCounts(held, dict(counter.peak), counter.flops)
 
 
-def largest_batch(
-    memory: float, variant: Variant, counted: list[Counted], sizes: list[Batch]
+def find_largest_batch(
+    memory: float, variant: Variant, counted: list[StepCounts], sizes: list[Batch]
 ) -> int:
-    """How many tokens or images fit into ``memory`` GiB, by the peaks of two batches."""
+    """Extrapolate how many tokens or images fit into ``memory`` GiB from the peaks of two sizes."""
     peaks = [sum(c.peak.values()) for c in counted]
     slope = (peaks[0] - peaks[1]) / (sizes[0].size - sizes[1].size)
     free = memory * 2**30 - BYTES_PER_PARAMETER * variant.parameters
     return int(sizes[1].size + (free - peaks[1]) / slope)
 
 
-def measure(
+def measure_variants(
     args: argparse.Namespace, variants: list[Variant], timed: list[Batch], sizes: list[Batch]
 ) -> list[dict[str, Any]]:
-    """A row for each precision and variant: speed on ``timed``, bytes on the two ``sizes``.
+    """Measure each variant in each precision.
 
-    Ratios are those to the first variant.
+    Args:
+        args: with ``precision``, ``device``, ``memory`` (GiB) and ``repeats`` (0: do not time).
+        variants: ratios are relative to the first one.
+        timed: batches that the speed is measured on.
+        sizes: a batch and a smaller one, that bytes are counted on.
+
+    Returns:
+        A row for each precision and variant.
     """
     for variant in variants:
         for p in variant.model.parameters():
@@ -113,11 +132,12 @@ def measure(
         dtype = PRECISIONS[precision]
         autocast = partial(torch.autocast, args.device, dtype, enabled=dtype is not None)
         counted = [
-            [count(variant, batch, autocast) for batch in sizes]
+            [count_step(variant, batch, autocast) for batch in sizes]
             for variant in tqdm(variants, f"counting, {precision}", leave=False)
         ]
         batches = [
-            largest_batch(args.memory, v, c, sizes) for v, c in zip(variants, counted, strict=True)
+            find_largest_batch(args.memory, v, c, sizes)
+            for v, c in zip(variants, counted, strict=True)
         ]
         rows += [
             {
@@ -132,7 +152,7 @@ def measure(
             for variant, (large, _), batch in zip(variants, counted, batches, strict=True)
         ]
         if args.repeats:
-            runs = {str(n): partial(step, v, timed, autocast) for n, v in enumerate(variants)}
+            runs = {str(n): partial(run_step, v, timed, autocast) for n, v in enumerate(variants)}
             seconds = list(in_turn(runs, args.repeats, args.device)[0].values())
             for row, times in zip(rows[-len(variants) :], seconds, strict=True):
                 row["per_second"] = total / statistics.median(times)

@@ -1,4 +1,4 @@
-"""Time runs in turn."""
+"""Time several functions in turn, so that a busy machine slows down all of them alike."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ import torch
 def in_turn(
     runs: dict[str, Callable[[], Any]], repeats: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds (on the CPU, of CPU time) of each of ``repeats`` of every run, and what it returned.
+    """Time each function ``repeats`` times, in turn, after one warm-up round.
 
-    A round before them, which does not count, warms up. The order is turned around each time, so
-    that no run always stands behind the same other.
+    Each round reverses the order, so that no function always follows the same other one.
+
+    Args:
+        runs: functions to time, by name.
+        repeats: number of measured rounds.
+        device: where the functions compute; on the CPU, CPU time is measured.
+
+    Returns:
+        The seconds of each round, and the last return value, both by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     returned: dict[str, Any] = {}
     for repeat in range(repeats + 1):
         for name in list(runs)[:: 1 if repeat % 2 else -1]:
-            spent, returned[name] = timed(runs[name], device)
+            spent, returned[name] = time_run(runs[name], device)
             if repeat:
                 seconds[name].append(spent)
     return seconds, returned
 
 
-def timed(run: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds (on the CPU, of CPU time) of a run, and what it returned."""
+def time_run(run: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Return the seconds of a run (on the CPU: of CPU time) and its return value."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     returned = run()
@@ -39,5 +46,5 @@ def timed(run: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def median_ratio(a: list[float], b: list[float]) -> float:
-    """The median of the ratios of what was measured side by side."""
+    """Compute the median of the ratios of values that were measured in the same round."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))

@@ -1,4 +1,4 @@
-"""What the commands of this folder share: a type of their options, and the end at bad input."""
+"""Shared by the commands of this package: refusing bad input, and types of options."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from contextlib import contextmanager
 
 
 class BadInput(Exception):
-    """What was asked cannot be done; the message is one sentence for the user."""
+    """Input or options that a command refuses; the message is one sentence for the user."""
 
 
 def say(message: str) -> None:
-    """Tell the user, beside what the command prints."""
+    """Print a message to standard error; standard output holds nothing but results."""
     print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def refusing(*kinds: type[Exception]) -> Iterator[None]:
-    """Decorates a command: an exception of these ``kinds`` ends it with exit status 2 and its
-    message, which is one sentence."""
+def report_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Decorate a command: an exception of these ``kinds`` prints its message and exits with 2.
+
+    Exceptions of all other kinds are bugs and keep their traceback.
+    """
     try:
         yield
     except kinds as error:
@@ -28,8 +30,33 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         sys.exit(2)
 
 
-def positive(text: str) -> int:
-    """Type of a whole number above zero, for argparse."""
+def build_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Build the parser of a command that runs as ``python -m module``.
+
+    Args:
+        module: full name of the module, which is ``__spec__.name`` there.
+        description: docstring of the module, which the help text shows as it is.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option --device, whose default is the GPU if there is one."""
+    import torch  # imported here, as commands without this option do not need it
+
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device of PyTorch (default: %(default)s)",
+    )
+
+
+def positive_integer(text: str) -> int:
+    """Parse the value of an option that must be a whole number above zero, for argparse."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""Models of fairseq with random weights, and a task with a dictionary for them."""
+"""Build fairseq models with random weights, and tasks with a dictionary for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from revcol_nlp.models.config import PRESETS, fill_preset
 def build_model(
     arch: str, task: TranslationTask, *, seed: int = 0, **options: object
 ) -> BaseFairseqModel:
-    """A model of architecture ``arch`` with random weights."""
+    """Build a model of architecture ``arch`` with random weights."""
     torch.manual_seed(seed)
     args = Namespace(arch=arch, **options)
     if arch in PRESETS:
@@ -27,9 +27,11 @@ def build_model(
     return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
 
 
-def joined_task(size: int, lines: Iterable[str] = ()) -> TranslationTask:
-    """A task whose languages share a dictionary of ``size`` entries: the most frequent words of
-    ``lines``, then fillers."""
+def build_joined_task(size: int, lines: Iterable[str] = ()) -> TranslationTask:
+    """Build a task whose two languages share a dictionary of ``size`` entries.
+
+    The entries are the most frequent words of ``lines``; made-up words fill up the rest.
+    """
     dictionary = Dictionary()
     for line in lines:
         dictionary.encode_line(line)

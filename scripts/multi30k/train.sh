@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
-# Trains a small translation model on Multi30k by the published recipe for Transformer-Tiny,
-# averages its last checkpoints and evaluates the average on valid and test.
+# Trains a small translation model on Multi30k with the published recipe of Transformer-Tiny,
+# averages its last checkpoints, and evaluates the average on valid and test.
 #
 #   bash scripts/multi30k/train.sh [options] [-- options of fairseq-train]
 #
-#   --arch NAME       revcol_transformer_tiny (default) or another revcol_* architecture, or
+#   --arch NAME       revcol_transformer_tiny (default), another revcol_* architecture, or
 #                     transformer, which is Transformer-Tiny: 4+4 layers, width 128, FFN 256,
 #                     4 heads
-#   --data BIN        folder made by prepare_multi30k.sh (default runs/multi30k/en-de/bin)
-#   --out DIR         default: beside BIN, ARCH-seedN
-#   --max-update N    updates at most (default 8000)
-#   --seed N          default 1
-#   --update-freq N   batches of 4096 tokens to an update (default 2)
-#   --eval-bleu       BLEU on valid after each epoch, too (beam 5; slow without a GPU)
-#   --help            this text
+#   --data BIN        folder that scripts/multi30k/prepare.sh made
+#                     (default runs/multi30k/en-de/bin)
+#   --out DIR         folder for the results (default: ARCH-seedN beside BIN)
+#   --max-update N    maximal number of updates (default 8000)
+#   --seed N          random seed (default 1)
+#   --update-freq N   batches of 4096 tokens per update (default 2)
+#   --eval-bleu       also compute BLEU on valid after each epoch (beam 5; slow without a GPU)
+#   --help            print this text
 #
-# One GPU is used when there is one, in mixed precision (the first; CUDA_VISIBLE_DEVICES chooses),
-# else the CPU. Run again, a training that was cut off goes on where its last checkpoint stands,
-# and a finished one is only averaged and evaluated again.
-# DIR receives checkpoints/, train.log (its JSON lines are the learning curve), and the folders
-# valid/ and test/ with the average's translations and scores.json.
+# The script uses the first GPU, in mixed precision (CUDA_VISIBLE_DEVICES chooses another one), or
+# the CPU where there is no GPU. The same command resumes an interrupted training from its last
+# checkpoint; after a complete training, it only averages and evaluates again.
+# DIR gets checkpoints/, train.log (its JSON lines are the learning curve), and the folders valid/
+# and test/ with the translations of the average and scores.json.
+# The script uses the Python in $PYTHON, else .venv/bin/python of this project, else python3.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 source "$ROOT/scripts/lib/training.sh"
@@ -39,9 +41,9 @@ while [[ $# -gt 0 ]]; do
         --eval-tokenized-bleu)
       shift
       ;;
-    --help | -h) show_help ;;
+    --help | -h) show_help "$0" ;;
     --) shift; extra=("$@"); break ;;
-    *) die "unknown option '$1'; --help lists them, and options of fairseq-train follow --" ;;
+    *) die "unknown option '$1'; --help lists the options; options of fairseq-train go after --" ;;
   esac
 done
 
@@ -53,10 +55,10 @@ case $arch in
       --encoder-attention-heads 4 --decoder-attention-heads 4)
     ;;
   revcol_*) model=() ;;
-  *) die "--arch is transformer or a revcol_* architecture, not '$arch'" ;;
+  *) die "--arch must be transformer or a revcol_* architecture, not '$arch'" ;;
 esac
 
-[[ -d $data ]] || die "no folder $data; bash scripts/multi30k/prepare.sh makes it"
+[[ -d $data ]] || die "there is no folder $data; bash scripts/multi30k/prepare.sh makes it"
 index=$(find "$data" -name 'test.*-*.*.idx' | sort | head -n 1)
 [[ -n $index ]] || die "$data holds no binarised test split"
 pair=$(basename "$index" | cut -d . -f 2)
@@ -72,10 +74,10 @@ fi
 out=${out:-$(dirname "$data")/$arch-seed$seed}
 checkpoints=$out/checkpoints
 mkdir -p "$checkpoints"
-settle "$out/settings" "arch $arch, data $(realpath "$data"), seed $seed, update-freq $update_freq"
+check_settings "$out/settings" "arch $arch, data $(realpath "$data"), seed $seed, update-freq $update_freq"
 
-# As the published figures were made: batches of any size, not of multiples of 8 sentences alone,
-# and drawn anew for each epoch.
+# As for the published figures, batches have any number of sentences, not only multiples of 8, and
+# each epoch has new batches.
 recipe=(--task translation --arch "$arch" "${model[@]}" --share-all-embeddings --dropout 0.3
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1
   --optimizer adam --adam-betas '(0.9, 0.98)'
@@ -91,11 +93,11 @@ else
   "$PY" -m fairseq_cli.train "$data" --user-dir "$ROOT/revcol_nlp" --save-dir "$checkpoints" \
     "${recipe[@]}" "${eval_bleu[@]}" "${device[@]}" \
     --log-format json --log-interval 100 --log-file "$out/train.log" "${extra[@]}" ||
-    die "fairseq-train failed; run this again to go on from the last checkpoint"
+    die "fairseq-train failed; run the same command again to resume from the last checkpoint"
   printf '%s\n' "$max_update" >"$out/finished"
 fi
 
-result=$(average_last "$checkpoints" epoch "$averaged")
+result=$(average_last_checkpoints "$checkpoints" epoch "$averaged")
 for split in valid test; do
   reference=$(dirname "$data")/text/$split.raw.${pair#*-}
   scoring=(--data "$data" --checkpoint "$result" --subset "$split" --beam 5 --out "$out/$split")

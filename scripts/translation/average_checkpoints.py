@@ -3,14 +3,14 @@
 python -m scripts.translation.average_checkpoints --inputs FOLDER --num-epoch-checkpoints 10 \\
     --output FILE
 
-Everything but the parameters comes from the checkpoint with the most updates; the optimiser's
-state is left out. Files are read with torch's safe loading.
+The new checkpoint takes all other content from the checkpoint with the most updates, except for the
+state of the optimiser, which it lacks. The command reads files with torch's safe loading. Its
+options have the names of those of fairseq's script.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,41 @@ from revcol_nlp.checkpoints.contents import (
     check_contents,
     check_weights,
 )
-from revcol_nlp.checkpoints.integrity import explain_damage
+from revcol_nlp.checkpoints.integrity import explain_damage, write_atomically
 from revcol_nlp.checkpoints.options import model_options, option_difference
-from scripts.lib.command_line import BadInput, positive, refusing
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 
 EPOCH_NAME = re.compile(r"checkpoint(\d+)\.pt")
 UPDATE_NAME = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 
-def last_checkpoints(folder: Path, name: re.Pattern[str], count: int) -> list[Path]:
-    """The `count` checkpoints of `folder` with the highest number in their name, newest first."""
+def find_last_checkpoints(folder: Path, name: re.Pattern[str], count: int) -> list[Path]:
+    """Find the ``count`` checkpoints in ``folder`` with the highest numbers, newest first.
+
+    Args:
+        folder: of a training.
+        name: `EPOCH_NAME` or `UPDATE_NAME`.
+        count: how many checkpoints to find.
+
+    Raises:
+        BadInput: if there are fewer.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder")
     numbered = [(int(m[1]), p) for p in folder.iterdir() if (m := name.fullmatch(p.name))]
     if len(numbered) < count:
-        raise BadInput(f"{folder} holds {len(numbered)} such checkpoints, {count} were asked for")
+        raise BadInput(
+            f"{folder} holds {len(numbered)} such checkpoints, but {count} were requested"
+        )
     return [path for _, path in sorted(numbered, reverse=True)[:count]]
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The checkpoint at `path`, loaded safely; its tensors stay on disk until they are read."""
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint safely; its tensors stay on disk until they are read.
+
+    Raises:
+        BadInput: if the file does not exist, is damaged, or holds weights that are not finite.
+    """
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
     try:
@@ -54,18 +69,22 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def updates(state: dict[str, Any]) -> int:
-    """How many updates the checkpoint's training had made."""
+def read_update_count(state: dict[str, Any]) -> int:
+    """Return the number of updates that a checkpoint was trained for."""
     history = state.get("optimizer_history") or [{}]
     return history[-1].get("num_updates", 0)
 
 
 def check_alike(first_state: dict[str, Any], state: dict[str, Any], path: Path) -> None:
-    """Raise unless both models have the same names, shapes, types and non-floating values, and
-    mean the same by them."""
+    """Check that two checkpoints are of the same model, so that their average means something.
+
+    Raises:
+        BadInput: if names, shapes, types or integer values of the weights differ, or an option that
+            changes what the weights mean.
+    """
     first, other = first_state["model"], state["model"]
     if odd := sorted(first.keys() ^ other.keys()):
-        raise BadInput(f"{path} and the first checkpoint do not both hold the parameter {odd[0]}")
+        raise BadInput(f"only one of {path} and the first checkpoint has the parameter {odd[0]}")
     for name, a in first.items():
         b = other[name]
         if (a.shape, a.dtype) != (b.shape, b.dtype):
@@ -74,49 +93,46 @@ def check_alike(first_state: dict[str, Any], state: dict[str, Any], path: Path) 
                 f" and {tuple(a.shape)} {a.dtype} in the first checkpoint"
             )
         if not a.is_floating_point() and not torch.equal(a, b):
-            raise BadInput(f"{name} cannot be averaged, and differs between {path} and the first")
+            raise BadInput(
+                f"{name} is not floating-point and differs between {path} and the first checkpoint"
+            )
     if difference := option_difference(model_options(state), model_options(first_state)):
         option, theirs, ours = difference
         raise BadInput(f"{option} is {theirs} in {path} and {ours} in the first checkpoint")
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
-    """One checkpoint whose floating-point tensors are the means, taken in float64, of those given.
+    """Average checkpoints: each floating-point tensor is the mean, computed in float64.
 
-    All other tensors must be equal in all checkpoints.
+    Raises:
+        BadInput: if the checkpoints are not of the same model.
     """
-    newest = first_state = load(paths[0])
+    newest = first_state = load_checkpoint(paths[0])
     first = first_state["model"]
     sums = {k: v.to(torch.float64, copy=True) for k, v in first.items() if v.is_floating_point()}
     for path in paths[1:]:
-        state = load(path)
+        state = load_checkpoint(path)
         check_alike(first_state, state, path)
         for name, total in sums.items():
             total.add_(state["model"][name])
-        if updates(state) > updates(newest):
+        if read_update_count(state) > read_update_count(newest):
             newest = state
     means = {name: (total / len(paths)).to(first[name].dtype) for name, total in sums.items()}
     kept = {key: value for key, value in newest.items() if key != "last_optimizer_state"}
     return {**kept, "model": {**first, **means}}
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to `path`, which is replaced only by a whole file."""
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write ``state`` to ``path`` in one step."""
     if not path.parent.is_dir():
         raise BadInput(f"there is no folder {path.parent} to write {path.name} to")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(state, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(path) as part:
+        torch.save(state, part)
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; option names are those of fairseq's script of the same name."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument(
         "--inputs",
         nargs="+",
@@ -124,40 +140,45 @@ def parse_args() -> argparse.Namespace:
         required=True,
         help="checkpoint files, or one folder together with one of the --num options",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--num-epoch-checkpoints", type=positive, metavar="N", help="average the last N epochs'"
+        "--num-epoch-checkpoints",
+        type=positive_integer,
+        metavar="N",
+        help="average the last N checkpoints that were saved at the end of an epoch",
     )
     which.add_argument(
         "--num-update-checkpoints",
-        type=positive,
+        type=positive_integer,
         metavar="N",
-        help="average the last N saved every so many updates",
+        help="average the last N checkpoints that were saved after a number of updates",
     )
     return parser.parse_args()
 
 
-def choose(args: argparse.Namespace) -> list[Path]:
-    """The checkpoints that the command line asks for."""
+def choose_checkpoints(args: argparse.Namespace) -> list[Path]:
+    """Find the checkpoints that the command line names."""
     count = args.num_epoch_checkpoints or args.num_update_checkpoints
     if count is None:
         if folders := [path for path in args.inputs if path.is_dir()]:
-            raise BadInput(f"for the folder {folders[0]}, say how many of its checkpoints")
+            raise BadInput(
+                f"{folders[0]} is a folder: add --num-epoch-checkpoints or --num-update-checkpoints"
+            )
         return args.inputs
     if len(args.inputs) != 1:
-        raise BadInput("a number of checkpoints goes with exactly one folder in --inputs")
+        raise BadInput("the --num options need exactly one folder in --inputs")
     name = EPOCH_NAME if args.num_epoch_checkpoints else UPDATE_NAME
-    return last_checkpoints(args.inputs[0], name, count)
+    return find_last_checkpoints(args.inputs[0], name, count)
 
 
-@refusing(BadInput)
+@report_errors(BadInput)
 def main() -> None:
-    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    """Run the command."""
     args = parse_args()
     allow_fairseq_globals()
-    paths = choose(args)
-    save(average(paths), args.output)
+    paths = choose_checkpoints(args)
+    save_checkpoint(average(paths), args.output)
     print(f"{args.output}: average of {', '.join(path.name for path in paths)}")
 
 

@@ -1,10 +1,10 @@
-"""Is one translation better than another, and how sure are we? sacreBLEU's paired bootstrap test.
+"""Compare translation systems with sacreBLEU's paired bootstrap test.
 
 python -m scripts.translation.compare NAME=FOLDER [NAME=FOLDER ...] [--json FILE]
 
-Each FOLDER was made by scripts/translation/evaluate.sh from the same test set. The first system is
-the one that every other is tested against; of one alone, scores and intervals are
-given. What is printed is a Markdown table.
+scripts/translation/evaluate.sh made each FOLDER, all from the same test set. The command tests
+every system against the first one. It prints a Markdown table of scores and their intervals, and
+one sentence per test. With a single system it prints scores and intervals only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 from sacrebleu.significance import PairedTest
 
-from scripts.lib.command_line import BadInput, refusing
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
 from scripts.lib.corpus_files import read_lines, write_lines
-from scripts.translation.score import Measure, measures
+from scripts.lib.tables import format_table
+from scripts.translation.score import Measure, collect_measures
 
 TITLES = {
     "sacrebleu": "sacreBLEU",
@@ -34,7 +35,7 @@ FACTS = ("checkpoint", "beam", "lenpen", "subset", "sentences", "source", "targe
 
 @dataclass(frozen=True)
 class System:
-    """A translation that scripts/translation/evaluate.sh has scored."""
+    """A system whose translations scripts/translation/evaluate.sh has scored."""
 
     name: str
     folder: Path
@@ -42,39 +43,47 @@ class System:
     measures: dict[str, Measure]
 
     @classmethod
-    def of(cls, argument: str) -> System:
-        """Read the system that `NAME=FOLDER` names."""
+    def read(cls, argument: str) -> System:
+        """Read the system that an argument ``NAME=FOLDER`` names."""
         name, equals, folder = argument.partition("=")
         if not (name and equals and folder):
             raise BadInput(f"a system is written NAME=FOLDER, not '{argument}'")
         path = Path(folder) / "scores.json"
         if not path.is_file():
             raise BadInput(
-                f"{folder} holds no scores.json: scripts/translation/evaluate.sh makes one"
+                f"{folder} holds no scores.json; scripts/translation/evaluate.sh makes one"
             )
         record = json.loads("\n".join(read_lines(path)))
         if missing := [fact for fact in FACTS if fact not in record]:
             raise BadInput(
-                f"{path} does not say its {missing[0]}: run scripts/translation/evaluate.sh again"
+                f"{path} lacks '{missing[0]}': run scripts/translation/evaluate.sh again"
             )
         pair = (record["source"], record["target"])
         facts = {fact: record[fact] for fact in FACTS}
-        return cls(name, Path(folder), facts, measures(Path(folder), pair))
+        return cls(name, Path(folder), facts, collect_measures(Path(folder), pair))
 
     def check_comparable(self, other: System) -> None:
-        """Raise unless both were scored on the same references in the same way."""
+        """Check that both systems were scored on the same references and in the same way.
+
+        Raises:
+            BadInput: if not.
+        """
         if odd := self.measures.keys() ^ other.measures.keys():
-            raise BadInput(f"{self.name} and {other.name} do not both have {TITLES[min(odd)]}")
+            raise BadInput(f"only one of {self.name} and {other.name} has {TITLES[min(odd)]}")
         for name, (metric, _, references) in self.measures.items():
             other_metric, _, other_references = other.measures[name]
             if references != other_references:
-                raise BadInput(f"{self.name} and {other.name} have other references")
+                raise BadInput(f"{self.name} and {other.name} have different references")
             if metric.lowercase != other_metric.lowercase:
-                raise BadInput(f"only one of {self.name} and {other.name} has capital letters")
+                raise BadInput(f"only one of {self.name} and {other.name} writes capital letters")
 
 
 def bootstrap(systems: list[System], resamples: int) -> dict[str, Any]:
-    """Scores with their intervals, and p-values against the first system, by system and measure."""
+    """Compute scores, their intervals and p-values against the first system.
+
+    Returns:
+        A dictionary that can be written as JSON; its ``systems`` hold the scores by measure.
+    """
     found: dict[str, Any] = {
         "sentences": systems[0].facts["sentences"],
         "resamples": resamples,
@@ -91,7 +100,7 @@ def bootstrap(systems: list[System], resamples: int) -> dict[str, Any]:
         for (system, hypotheses), result in zip(named, results[key], strict=True):
             p = result.p_value
             if p is not None and hypotheses == baseline:
-                p = 1.0  # no resample differs by more than nothing, which sacreBLEU takes for proof
+                p = 1.0  # all differences are 0, for which sacreBLEU reports the lowest p
             found["systems"][system]["scores"][name] = {
                 "score": round(float(result.score), 2),
                 "mean": round(float(result.mean), 2),
@@ -101,40 +110,39 @@ def bootstrap(systems: list[System], resamples: int) -> dict[str, Any]:
     return found
 
 
-def row(*cells: object) -> str:
-    """One row of a Markdown table."""
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def cell(result: dict[str, Any]) -> str:
-    """One score of the table, with its interval and what the test says."""
+def format_score(result: dict[str, Any]) -> str:
+    """Format a score with half of its interval and its p-value."""
     text = f"{result['score']:.2f} ± {result['half_interval']:.2f}"
     return text if result["p"] is None else f"{text} (p = {result['p']:.4f})"
 
 
-def verdict(baseline: str, name: str, found: dict[str, Any]) -> str:
-    """Whether `name` is better than `baseline`, in a sentence."""
+def write_verdict(baseline: str, name: str, found: dict[str, Any]) -> str:
+    """Write a sentence that says whether ``name`` is better than ``baseline``."""
     measure = "sacrebleu" if "sacrebleu" in found["signatures"] else "bleu_tokenised"
     ours, theirs = (found["systems"][system]["scores"][measure] for system in (name, baseline))
     difference = ours["score"] - theirs["score"]
     by = f"{TITLES[measure]} {difference:+.2f}, p = {ours['p']:.4f}"
     if ours["p"] > SIGNIFICANT:
-        return f"{name} is not shown to differ from {baseline}: {by}, above {SIGNIFICANT}."
+        return f"{name} does not differ significantly from {baseline}: {by}, above {SIGNIFICANT}."
     return f"{name} is {'better' if difference > 0 else 'worse'} than {baseline}: {by}."
 
 
-def report(found: dict[str, Any]) -> list[str]:
-    """The lines of the Markdown table, what its signs mean, and the verdicts."""
+def format_report(found: dict[str, Any]) -> list[str]:
+    """Format the lines of the Markdown table, its legend, and the verdicts."""
     names, baseline = list(found["systems"]), next(iter(found["systems"]))
     shown = [name for name in TITLES if name in found["signatures"]]
-    lines = [
-        row("", "beam", "length penalty", *(TITLES[name] for name in shown)),
-        "|---" * (len(shown) + 3) + "|",
+    rows = [
+        (
+            name,
+            system["beam"],
+            system["lenpen"],
+            *(format_score(system["scores"][measure]) for measure in shown),
+        )
+        for name, system in found["systems"].items()
     ]
-    for name, system in found["systems"].items():
-        scores = (cell(system["scores"][measure]) for measure in shown)
-        lines.append(row(name, system["beam"], system["lenpen"], *scores))
-    lines += [
+    header = ("system", "beam", "length penalty", *(TITLES[name] for name in shown))
+    lines = [
+        format_table(header, rows),
         "",
         f"{found['sentences']} sentences; ±: half of the 95% interval over {found['resamples']} "
         "bootstrap resamples"
@@ -143,40 +151,46 @@ def report(found: dict[str, Any]) -> list[str]:
         *(f"- {TITLES[name]}: `{found['signatures'][name]}`" for name in shown),
     ]
     if len(names) > 1:
-        lines += ["", *(verdict(baseline, name, found) for name in names[1:])]
+        lines += ["", *(write_verdict(baseline, name, found) for name in names[1:])]
     return lines
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("systems", nargs="+", metavar="NAME=FOLDER")
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
     parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (%(default)s)"
+        "systems", nargs="+", metavar="NAME=FOLDER", help="name of a system, folder of its scores"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here as well")
+    parser.add_argument(
+        "--resamples",
+        type=positive_integer,
+        default=1000,
+        metavar="N",
+        help="number of bootstrap resamples, at least 100 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all figures to this file"
+    )
     return parser.parse_args()
 
 
-@refusing(BadInput)
+@report_errors(BadInput)
 def main() -> None:
-    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    """Run the command."""
     args = parse_args()
     if args.resamples < 100:
-        raise BadInput("--resamples needs at least 100, or p-values and intervals mean nothing")
+        raise BadInput("--resamples must be at least 100 for meaningful p-values and intervals")
     if args.json and not args.json.parent.is_dir():
         raise BadInput(f"there is no folder {args.json.parent} to write {args.json.name} to")
-    systems = [System.of(argument) for argument in args.systems]
+    systems = [System.read(argument) for argument in args.systems]
     if len({system.name for system in systems}) < len(systems):
-        raise BadInput("each system needs a name of its own")
+        raise BadInput("two systems have the same name")
     for system in systems[1:]:
         systems[0].check_comparable(system)
     found = bootstrap(systems, args.resamples)
     if args.json:
         write_lines(args.json, [json.dumps(found, indent=2, ensure_ascii=False)])
-    print("\n".join(report(found)))
+    print("\n".join(format_report(found)))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Translates a split with a checkpoint and scores the result.
+# Translates a split with a checkpoint and scores the translations.
 #
 #   bash scripts/translation/evaluate.sh --data BIN --checkpoint FILE [options]
 #
-#   --data BIN         folder made by fairseq-preprocess
+#   --data BIN         folder that fairseq-preprocess made
 #   --checkpoint FILE  fairseq checkpoint
 #   --subset NAME      split to translate: test (default), valid, ...
-#   --reference FILE   untokenised references: adds BLEU on detokenised text
+#   --reference FILE   untokenised references; with them, BLEU on detokenised text is computed too
 #   --beam N           beam size (default 5)
 #   --lenpen X         length penalty (default 1.0)
 #   --user-dir DIR     fairseq plugin (default: revcol_nlp of this project)
-#   --out DIR          default: beside the checkpoint, NAME.SUBSET for NAME.pt
-#   --help             this text
+#   --out DIR          folder for the results (default: NAME.SUBSET beside the checkpoint NAME.pt)
+#   --help             print this text
 #
-# DIR receives generate.txt, the texts that were compared (hyp.tok and ref.tok; with
-# --reference also hyp.detok and ref.detok) and scores.json, which appears last.
-# scripts/translation/compare.py tests such folders against each other.
+# The script writes to DIR generate.txt, the texts that it compares (hyp.tok and ref.tok; with
+# --reference also hyp.detok and ref.detok) and, last of all, scores.json.
+# "python -m scripts.translation.compare" compares such folders.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 
@@ -30,16 +30,16 @@ while [[ $# -gt 0 ]]; do
     --lenpen) need_value "$@"; need_number "$1" "$2"; lenpen=$2; shift 2 ;;
     --user-dir) need_value "$@"; user_dir=$2; shift 2 ;;
     --out) need_value "$@"; out=$2; shift 2 ;;
-    --help | -h) show_help ;;
-    *) die "unknown option '$1'; --help lists them" ;;
+    --help | -h) show_help "$0" ;;
+    *) die "unknown option '$1'; --help lists the options" ;;
   esac
 done
 
-[[ -n $data && -n $checkpoint ]] || die "--data and --checkpoint are needed; --help says more"
-[[ -d $data ]] || die "--data names no folder: $data"
-[[ -f $checkpoint ]] || die "--checkpoint names no file: $checkpoint"
-[[ -z $reference || -f $reference ]] || die "--reference names no file: $reference"
-[[ -d $user_dir ]] || die "--user-dir names no folder: $user_dir"
+[[ -n $data && -n $checkpoint ]] || die "--data and --checkpoint are required; --help explains them"
+[[ -d $data ]] || die "--data: there is no folder $data"
+[[ -f $checkpoint ]] || die "--checkpoint: there is no file $checkpoint"
+[[ -z $reference || -f $reference ]] || die "--reference: there is no file $reference"
+[[ -d $user_dir ]] || die "--user-dir: there is no folder $user_dir"
 need_modules fairseq sacrebleu sacremoses
 
 out=${out:-${checkpoint%.pt}.$subset}
@@ -48,8 +48,8 @@ rm -f "$out/scores.json"
 device=()
 has_gpu || device=(--cpu --num-workers 0)
 
-# Without the batch-size multiple of 1, fairseq drops the last, longest sentences. revcol_nlp mends
-# that; another --user-dir does not.
+# With its default batch-size multiple of 8, fairseq drops the last, longest sentences. revcol_nlp
+# repairs that, but another --user-dir does not.
 "$PY" -m fairseq_cli.generate "$data" --user-dir "$user_dir" --path "$checkpoint" \
   --gen-subset "$subset" --beam "$beam" --lenpen "$lenpen" --remove-bpe --max-tokens 4096 \
   --required-batch-size-multiple 1 "${device[@]}" >"$out/generate.txt" 2>"$out/generate.log" ||

@@ -1,24 +1,25 @@
-"""Print what a fairseq training says in JSON, in short, and when it will be done.
+"""Summarise the JSON log of a fairseq training, and estimate when the training will end.
 
 fairseq-train --log-format json ... | python -m scripts.translation.follow_training --max-update N
 
-The expected time comes with the first hundred updates that are seen, and with each validation.
+The command prints an estimate after the first line of figures and after each validation.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from scripts.lib.command_line import build_parser, positive_integer
+
 RECORD = re.compile(r'\{"epoch": .*\}$')
 
 
-def records(lines: Iterable[str]) -> Iterator[dict[str, str | float]]:
-    """The figures in each line that ends with some; a line that comes again is left out."""
+def parse_records(lines: Iterable[str]) -> Iterator[dict[str, str | float]]:
+    """Parse the figures at the end of each line that has them; skip repeated lines."""
     last = None
     for line in lines:
         if (found := RECORD.search(line)) and found[0] != last:
@@ -26,17 +27,17 @@ def records(lines: Iterable[str]) -> Iterator[dict[str, str | float]]:
             yield json.loads(last)
 
 
-def remaining(updates: int, per_second: float, max_update: int) -> str:
-    """How long the rest will take, as a sentence."""
+def describe_remaining_time(updates: int, per_second: float, max_update: int) -> str:
+    """Describe how long the remaining updates will take."""
     left = timedelta(seconds=round((max_update - updates) / per_second))
     end = datetime.now() + left
     return f"{max_update - updates:,} updates remain: {left}, until {end:%Y-%m-%d %H:%M}"
 
 
-def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
-    """What to print for the lines of a training that makes ``max_update`` updates."""
-    told, speed = False, 0.0
-    for figures in records(lines):
+def summarise_training(lines: Iterable[str], max_update: int) -> Iterator[str]:
+    """Summarise the log lines of a training of ``max_update`` updates, line by line."""
+    estimated, speed = False, 0.0
+    for figures in parse_records(lines):
         if valid := "valid_num_updates" in figures:
             updates = int(figures["valid_num_updates"])
             yield (
@@ -51,19 +52,23 @@ def follow(lines: Iterable[str], max_update: int) -> Iterator[str]:
             )
         else:
             continue
-        if speed and updates < max_update and (valid or not told):
-            told = True
-            yield remaining(updates, speed, max_update)
+        if speed and updates < max_update and (valid or not estimated):
+            estimated = True
+            yield describe_remaining_time(updates, speed, max_update)
 
 
 def main() -> None:
-    """Follow stdin."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Run the command on standard input."""
+    parser = build_parser(__spec__.name, __doc__)
+    parser.add_argument(
+        "--max-update",
+        type=positive_integer,
+        required=True,
+        metavar="N",
+        help="number of updates of the whole training",
     )
-    parser.add_argument("--max-update", type=int, required=True, metavar="N")
     args = parser.parse_args()
-    for line in follow(sys.stdin, args.max_update):
+    for line in summarise_training(sys.stdin, args.max_update):
         print(line, flush=True)
 
 

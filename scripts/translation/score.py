@@ -1,10 +1,13 @@
-"""Score the output of fairseq-generate: tokenised BLEU, detokenised sacreBLEU, chrF.
+"""Score the output of fairseq-generate: tokenised BLEU, detokenised sacreBLEU and chrF.
 
-Into German from English there is compound-split BLEU as well, which published tables of WMT
-En-De report: tokenised BLEU after hyphenated compounds are split, in both texts.
+python -m scripts.translation.score --generated FILE --data BIN --out FOLDER [--reference FILE]
 
-Refuses output that does not hold exactly one translation for each sentence of the data, puts
-translations and references into files in the order of the corpus, and writes scores.json.
+For English to German the command also computes compound-split BLEU, which published tables of WMT
+En-De report: tokenised BLEU after splitting hyphenated compounds in both texts.
+
+The command refuses output that lacks a translation of a sentence or has two. It writes translations
+and references to files in the order of the corpus, and all scores to scores.json.
+scripts/translation/evaluate.sh translates a split and then runs this command.
 """
 
 from __future__ import annotations
@@ -21,34 +24,44 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 from sacremoses import MosesDetokenizer
 
-from scripts.lib.command_line import BadInput, refusing
-from scripts.lib.corpus_files import binarised_sentences, read_lines, write_lines
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors
+from scripts.lib.corpus_files import count_binarised_sentences, read_lines, write_lines
 
-COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # the \S of a Perl that reads bytes
+COMPOUND = re.compile(r"(\S)-(\S)", re.ASCII)  # \S as in Perl without Unicode
 
 Measure = tuple[Metric, list[str], list[str]]  # a metric, hypotheses, references
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a folder made by fairseq-preprocess: how long, from and into which language."""
+    """A split of binarised data: its number of sentences and its two languages."""
 
     sentences: int
     source: str
     target: str
 
     @classmethod
-    def of(cls, data: Path, subset: str) -> Corpus:
-        """Read it from a name such as `test.en-de.de.idx`, and from that index's header."""
+    def read(cls, data: Path, subset: str) -> Corpus:
+        """Read a split from the name and the header of an index such as ``test.en-de.de.idx``.
+
+        Raises:
+            BadInput: if the folder ``data`` has no such split.
+        """
         indices = sorted(data.glob(f"{subset}.*-*.*.idx"))
         if not indices:
             raise BadInput(f"{data} holds no binarised split '{subset}'")
         source, target = indices[0].name.split(".")[-3].split("-")
-        return cls(binarised_sentences(indices[0]), source, target)
+        return cls(count_binarised_sentences(indices[0]), source, target)
 
 
 def read_generated(path: Path, sentences: int) -> tuple[list[str], list[str]]:
-    """Translations and references of fairseq-generate's output, in the order of the corpus."""
+    """Read translations and references from the output of fairseq-generate.
+
+    Both are in the order of the corpus.
+
+    Raises:
+        BadInput: unless each of the ``sentences`` has exactly one translation and one reference.
+    """
     found: dict[str, dict[int, str]] = {"H": {}, "T": {}}
     for line in read_lines(path):
         fields = line.split("\t")
@@ -56,54 +69,59 @@ def read_generated(path: Path, sentences: int) -> tuple[list[str], list[str]]:
         if kind not in found or not number.isdecimal() or len(fields) < 2:
             continue
         if int(number) in found[kind]:
-            raise BadInput(f"{path} holds more than one line {fields[0]}")
+            raise BadInput(f"{path} has more than one line {fields[0]}")
         found[kind][int(number)] = fields[-1]
     for kind, what in (("H", "translations"), ("T", "references")):
         if found[kind].keys() != set(range(sentences)):
             raise BadInput(
-                f"{path} holds {len(found[kind])} {what} for the {sentences} sentences of the data"
+                f"{path} has {len(found[kind])} {what} for the {sentences} sentences of the data"
             )
     hypotheses, references = ([found[kind][i] for i in range(sentences)] for kind in "HT")
     return hypotheses, references
 
 
 def detokenise(lines: list[str], language: str) -> list[str]:
-    """Undo Moses tokenisation, its escapes included."""
+    """Undo Moses tokenisation and its escapes."""
     moses = MosesDetokenizer(lang=language)
     return [moses.detokenize(line.split()) for line in lines]
 
 
 def split_compounds(line: str) -> str:
-    """A tokenised line with its hyphenated compounds split as by get_ende_bleu.sh of tensor2tensor
-    and compound_split_bleu.sh of fairseq.
+    """Split the hyphenated compounds of a tokenised line.
 
-    Where Moses has split them already (`rich @-@ text`), that is undone first: the score does not
-    depend on how the data was tokenised.
+    Does what get_ende_bleu.sh of tensor2tensor and compound_split_bleu.sh of fairseq do, after
+    joining what Moses may have split (`rich @-@ text`). So the score does not depend on how the
+    data was tokenised.
     """
     return COMPOUND.sub(r"\1 ##AT##-##AT## \2", line.replace(" @-@ ", "-"))
 
 
-def tokenised_bleu() -> BLEU:
-    """The BLEU of multi-bleu.perl and fairseq: on tokens as they are, without smoothing."""
+def build_tokenised_bleu() -> BLEU:
+    """Build the BLEU of multi-bleu.perl and fairseq: on the given tokens, without smoothing."""
     return BLEU(tokenize="none", smooth_method="none", force=True)
 
 
-def score(metric: Metric, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
-    """A corpus score, and the signature that says how it was computed."""
+def compute_score(metric: Metric, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
+    """Compute a corpus score, and sacreBLEU's signature of how it was computed."""
     value = metric.corpus_score(hypotheses, [references]).score
     return {"score": round(value, 2), "signature": str(metric.get_signature())}
 
 
-def measures(folder: Path, pair: tuple[str, str]) -> dict[str, Measure]:
-    """What there is to score in `folder`, by name. `pair` is the source and target language.
+def collect_measures(folder: Path, pair: tuple[str, str]) -> dict[str, Measure]:
+    """Collect the metrics, and the texts in ``folder`` to apply them to, by name of the measure.
 
-    Against a raw reference, case counts unless no translation has a capital letter.
+    Measures on raw references ignore case if no translation has a capital letter, as the model was
+    then trained on lower-cased text.
+
+    Args:
+        folder: that `write_texts` wrote to.
+        pair: source and target language.
     """
     hypotheses, references = read_lines(folder / "hyp.tok"), read_lines(folder / "ref.tok")
-    found = {"bleu_tokenised": (tokenised_bleu(), hypotheses, references)}
+    found = {"bleu_tokenised": (build_tokenised_bleu(), hypotheses, references)}
     if pair == ("en", "de"):
         split = ([split_compounds(line) for line in text] for text in (hypotheses, references))
-        found["bleu_compound_split"] = (tokenised_bleu(), *split)
+        found["bleu_compound_split"] = (build_tokenised_bleu(), *split)
     if not (folder / "ref.detok").exists():
         return {**found, "chrf_tokenised": (CHRF(), hypotheses, references)}
     plain, raw = read_lines(folder / "hyp.detok"), read_lines(folder / "ref.detok")
@@ -113,7 +131,7 @@ def measures(folder: Path, pair: tuple[str, str]) -> dict[str, Measure]:
 
 
 def write_texts(generated: Path, corpus: Corpus, out: Path, reference: Path | None) -> None:
-    """Write hyp.tok and ref.tok to `out`, and with a raw reference hyp.detok and ref.detok."""
+    """Write hyp.tok and ref.tok to ``out``; with a raw reference, also hyp.detok and ref.detok."""
     hypotheses, references = read_generated(generated, corpus.sentences)
     write_lines(out / "hyp.tok", hypotheses)
     write_lines(out / "ref.tok", references)
@@ -131,34 +149,34 @@ def write_texts(generated: Path, corpus: Corpus, out: Path, reference: Path | No
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
+    parser.add_argument("--generated", type=Path, required=True, help="output of fairseq-generate")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="binarised data that fairseq-generate translated"
     )
     parser.add_argument(
-        "--generated", type=Path, required=True, help="what fairseq-generate printed"
+        "--subset", default="test", help="split that was translated (default: %(default)s)"
     )
-    parser.add_argument("--data", type=Path, required=True, help="the binarised data it read")
-    parser.add_argument("--subset", default="test", help="the split that was translated")
-    parser.add_argument("--reference", type=Path, help="untokenised references, one a line")
-    parser.add_argument("--out", type=Path, required=True, help="an existing folder to write to")
-    facts = parser.add_argument_group("facts to keep in scores.json")
-    facts.add_argument("--checkpoint", help="what translated")
-    facts.add_argument("--beam", type=int, help="its beam size")
-    facts.add_argument("--lenpen", type=float, help="its length penalty")
+    parser.add_argument("--reference", type=Path, help="untokenised references, one per line")
+    parser.add_argument("--out", type=Path, required=True, help="existing folder to write to")
+    facts = parser.add_argument_group("copied into scores.json")
+    facts.add_argument("--checkpoint", help="checkpoint that translated")
+    facts.add_argument("--beam", type=positive_integer, help="beam size")
+    facts.add_argument("--lenpen", type=float, help="length penalty")
     return parser.parse_args()
 
 
-@refusing(BadInput)
+@report_errors(BadInput)
 def main() -> None:
-    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    """Run the command."""
     args = parse_args()
     if not args.out.is_dir():
-        raise BadInput(f"--out names no folder: {args.out}")
-    corpus = Corpus.of(args.data, args.subset)
+        raise BadInput(f"--out: there is no folder {args.out}")
+    corpus = Corpus.read(args.data, args.subset)
     write_texts(args.generated, corpus, args.out, args.reference)
-    found = measures(args.out, (corpus.source, corpus.target))
-    scores = {name: score(*measure) for name, measure in found.items()}
+    found = collect_measures(args.out, (corpus.source, corpus.target))
+    scores = {name: compute_score(*measure) for name, measure in found.items()}
     facts = {key: getattr(args, key) for key in ("checkpoint", "beam", "lenpen", "subset")}
     record = {**facts, **dataclasses.asdict(corpus), **scores}
     write_lines(args.out / "scores.json", [json.dumps(record, indent=2)])

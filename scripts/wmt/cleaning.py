@@ -1,4 +1,4 @@
-"""From WMT's archives to tokenised text: parallel corpora, which are cleaned, and test sets."""
+"""Turn WMT's archives into tokenised text: clean parallel corpora, and read test sets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from scripts.lib.command_line import BadInput, say
 from scripts.lib.corpus_files import write_lines
-from scripts.lib.line_pool import in_order, pair_chunks, shown
+from scripts.lib.line_pool import map_in_order, read_pair_chunks, show_progress
 
 LONGEST_WORD = 1000  # characters, as in Moses's clean-corpus-n.perl
-NOT_PRINTED = regex.compile(r"\p{C}")
-REASONS = ("misencoded", "empty", "too long", "ratio")  # why pairs are dropped
+NOT_PRINTABLE = regex.compile(r"\p{C}")
+REASONS = ("misencoded", "empty", "too long", "ratio")  # for dropping a pair
 SEGMENT = re.compile(
     r'<doc\b[^>]*?\bdocid="([^"]*)"|<seg\b[^>]*?\bid="?([^">\s]*)"?[^>]*>(.*?)</seg>',
     re.DOTALL | re.IGNORECASE,
@@ -33,8 +33,12 @@ SEGMENT = re.compile(
 
 
 @contextmanager
-def unpacked(archive: Path, name: str) -> Iterator[BinaryIO]:
-    """The file `name`, or `name`.gz, of a tar archive, whatever its folder there, as a stream."""
+def open_member(archive: Path, name: str) -> Iterator[BinaryIO]:
+    """Open ``name`` or ``name``.gz in any folder of a tar archive, for reading its text as bytes.
+
+    Raises:
+        BadInput: if the archive is damaged or has no such file.
+    """
     try:
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
@@ -46,35 +50,43 @@ def unpacked(archive: Path, name: str) -> Iterator[BinaryIO]:
                     return
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(
-            f"{archive} is not a whole tar archive ({error}): remove it and start again"
+            f"the archive {archive} is truncated or damaged ({error}): remove it and start again"
         ) from error
-    raise BadInput(f"{archive} holds no file {name}")
+    raise BadInput(f"{archive} has no file {name}")
 
 
 # Cleaning
 
 
 @cache
-def moses(language: str) -> tuple[MosesPunctNormalizer, MosesTokenizer]:
-    """What makes the tokens of a language."""
+def load_moses(language: str) -> tuple[MosesPunctNormalizer, MosesTokenizer]:
+    """Load Moses's punctuation normaliser and tokeniser for a language, once per process."""
     return MosesPunctNormalizer(language, perl_parity=True), MosesTokenizer(language)
 
 
 def tokenise(line: str, language: str, dashes: bool) -> list[str]:
-    """The tokens that Moses's scripts make of a line; no white space of any alphabet is in one.
+    """Tokenise a line as Moses's scripts do; no token contains white space of any alphabet.
 
-    The scripts are normalize-punctuation.perl, remove-non-printing-char.perl and tokenizer.perl,
-    the last with -a where `dashes` says that words are split at their hyphens.
+    The scripts are normalize-punctuation.perl, remove-non-printing-char.perl and tokenizer.perl.
+    With ``dashes`` (the option -a of the last one), words are split at their hyphens.
     """
-    normaliser, tokeniser = moses(language)
-    # The Perl script sees the line feed, and so moves a full stop out of a final quotation.
-    line = NOT_PRINTED.sub(" ", normaliser.normalize(line + "\n"))
+    normaliser, tokeniser = load_moses(language)
+    # Like the Perl script, normalise the line with its line feed: that moves a full stop out of a
+    # quotation at the end of the line.
+    line = NOT_PRINTABLE.sub(" ", normaliser.normalize(line + "\n"))
     return tokeniser.tokenize(line, aggressive_dash_splits=dashes)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How pairs are tokenised, and which are kept."""
+    """How to tokenise sentence pairs, and which ones to keep.
+
+    Attributes:
+        languages: source and target language.
+        dashes: split words at hyphens.
+        max_length: maximal number of tokens of a sentence.
+        ratio: maximal length of the longer sentence, relative to the shorter one.
+    """
 
     languages: tuple[str, str]
     dashes: bool
@@ -82,8 +94,8 @@ class Rules:
     ratio: float
 
 
-def decoded(line: bytes) -> str | None:
-    """A line's text, unless it is not UTF-8, or was spoilt by a wrong conversion before."""
+def decode_line(line: bytes) -> str | None:
+    """Decode a line; return None if it is not UTF-8 or holds characters lost in a conversion."""
     try:
         text = line.decode().removesuffix("\n")
     except UnicodeDecodeError:
@@ -91,8 +103,8 @@ def decoded(line: bytes) -> str | None:
     return None if "\N{REPLACEMENT CHARACTER}" in text else text
 
 
-def fault(source: list[str], target: list[str], rules: Rules) -> str | None:
-    """Why a pair of tokenised sentences is dropped, if it is."""
+def find_fault(source: list[str], target: list[str], rules: Rules) -> str | None:
+    """Return the reason for dropping a pair of tokenised sentences, or None to keep it."""
     shorter, longer = sorted((len(source), len(target)))
     if shorter == 0:
         return "empty"
@@ -101,12 +113,17 @@ def fault(source: list[str], target: list[str], rules: Rules) -> str | None:
     return "ratio" if longer > rules.ratio * shorter else None
 
 
-def clean(rules: Rules, chunk: list[list[bytes]]) -> tuple[list[bytes], Counter[str]]:
-    """The pairs that are kept, tokenised, as the text of either side; and how many were not."""
+def clean_chunk(rules: Rules, chunk: list[list[bytes]]) -> tuple[list[bytes], Counter[str]]:
+    """Tokenise and clean a chunk of sentence pairs.
+
+    Returns:
+        The text of the pairs that are kept, one item per side; and how many pairs were kept, or
+        dropped for which of the `REASONS`.
+    """
     kept: list[list[str]] = [[], []]
     counts: Counter[str] = Counter()
     for pair in zip(*chunk, strict=True):
-        texts = [decoded(line) for line in pair]
+        texts = [decode_line(line) for line in pair]
         if None in texts:
             counts["misencoded"] += 1
             continue
@@ -114,7 +131,7 @@ def clean(rules: Rules, chunk: list[list[bytes]]) -> tuple[list[bytes], Counter[
             tokenise(text, language, rules.dashes)
             for text, language in zip(texts, rules.languages, strict=True)
         ]
-        reason = fault(*tokens, rules)
+        reason = find_fault(*tokens, rules)
         counts[reason or "kept"] += 1
         if reason is None:
             for side, words in zip(kept, tokens, strict=True):
@@ -125,31 +142,47 @@ def clean(rules: Rules, chunk: list[list[bytes]]) -> tuple[list[bytes], Counter[
 def clean_corpus(
     archive: Path, name: str, rules: Rules, out: Path, workers: int, expected: int | None
 ) -> None:
-    """Write train.LANGUAGE for both languages of a corpus, and counts.json, to the folder `out`."""
+    """Clean a corpus; write train.LANGUAGE for both languages and counts.json to ``out``.
+
+    Args:
+        archive: tar archive that has the corpus.
+        name: file name of the corpus in the archive, up to the language.
+        rules: how to tokenise and what to keep.
+        out: existing folder.
+        workers: number of processes.
+        expected: number of sentence pairs of the official corpus, where it is known.
+
+    Raises:
+        BadInput: if the archive is damaged, the sides differ in length, or no pair is kept.
+    """
     counts: Counter[str] = Counter()
     names = [f"{name}.{language}" for language in rules.languages]
     paths = [out / f"train.{language}" for language in rules.languages]
     with (
-        unpacked(archive, names[0]) as source,
-        unpacked(archive, names[1]) as target,
+        open_member(archive, names[0]) as source,
+        open_member(archive, names[1]) as target,
         paths[0].open("wb") as kept_source,
         paths[1].open("wb") as kept_target,
     ):
-        results = in_order(partial(clean, rules), pair_chunks(source, target, name), workers)
-        for texts, more in shown(results, f"clean {name}", lambda r: r[1].total(), expected):
+        results = map_in_order(
+            partial(clean_chunk, rules), read_pair_chunks(source, target, name), workers
+        )
+        for texts, more in show_progress(
+            results, f"clean {name}", lambda r: r[1].total(), expected
+        ):
             kept_source.write(texts[0])
             kept_target.write(texts[1])
             counts += more
     read = counts.total()
     if not counts["kept"]:
-        raise BadInput(f"none of the {read} sentence pairs of {name} is fit to be kept")
+        raise BadInput(f"cleaning drops all of the {read} sentence pairs of {name}")
     note_size(name, read, expected)
     record = {"corpus": name, "read": read} | {key: counts[key] for key in (*REASONS, "kept")}
     (out / "counts.json").write_text(json.dumps(record) + "\n")
 
 
 def note_size(name: str, pairs: int, expected: int | None) -> None:
-    """Say so where a corpus is not as long as the official one."""
+    """Print a note if a corpus is not as long as the official one."""
     if expected and pairs != expected:
         say(f"note: {name} has {pairs} sentence pairs where WMT has {expected}")
 
@@ -157,14 +190,14 @@ def note_size(name: str, pairs: int, expected: int | None) -> None:
 # Test sets
 
 
-def segments(archive: Path, name: str) -> list[tuple[str, str]]:
-    """Where each sentence of an SGM file belongs (its document and number), and its text."""
-    with unpacked(archive, name) as file:
+def read_segments(archive: Path, name: str) -> list[tuple[str, str]]:
+    """Read the sentences of an SGM file: for each, its document and number, and its text."""
+    with open_member(archive, name) as file:
         data = file.read()
     try:
         sgm = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{name} of {archive} is not valid UTF-8") from error
+        raise BadInput(f"{name} in {archive} is not valid UTF-8") from error
     document, found = "", []
     for match in SEGMENT.finditer(sgm):
         if match[1] is not None:
@@ -184,19 +217,23 @@ def make_test_set(
     out: Path,
     expected: int | None,
 ) -> None:
-    """Write a test set to `out`: SPLIT.LANGUAGE tokenised, and SPLIT.raw.LANGUAGE as it is."""
+    """Write a test set to ``out``: SPLIT.LANGUAGE is tokenised, SPLIT.raw.LANGUAGE is not.
+
+    Raises:
+        BadInput: if the archive is damaged, or source and reference differ in length.
+    """
     names = [
         f"{name}-{side}.{language}.sgm"
         for side, language in zip(("src", "ref"), languages, strict=True)
     ]
-    source, target = (segments(archive, file) for file in names)
+    source, target = (read_segments(archive, file) for file in names)
     if not source or len(source) != len(target):
         raise BadInput(
-            f"{archive} holds {len(source)} sentences in {names[0]} and {len(target)} in {names[1]}"
+            f"{archive} has {len(source)} sentences in {names[0]} and {len(target)} in {names[1]}"
         )
     for (ours, _), (theirs, _) in zip(source, target, strict=True):
         if ours != theirs:
-            say(f"note: in {name}, the sentence '{ours}' stands beside '{theirs}'")
+            say(f"note: {name} pairs the sentence '{ours}' with the sentence '{theirs}'")
             break
     note_size(name, len(source), expected)
     for language, side in zip(languages, (source, target), strict=True):

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Prepares WMT'14 English-French for fairseq: text, joint BPE, binarised data.
+# Prepares WMT'14 English-French for fairseq: text, joint BPE and binarised data.
 #
 #   bash scripts/wmt/prepare_en_fr.sh [options]
 #
-# Train is Europarl v7, Common Crawl, the UN corpus, News Commentary v9 and the 10^9 corpus
-# (40,842,333 sentence pairs before cleaning, 36M after), valid newstest2013, test newstest2014
-# (3,003 sentences). Words are split at hyphens (@-@), and all symbols of 40,000 joint merges are
-# the dictionary, as in Ott et al. 2018, who validated on newstest2012 as well.
-# Needs some 50 GB of disk.
+# The training set is Europarl v7, Common Crawl, the UN corpus, News Commentary v9 and the 10^9
+# corpus (40,842,333 sentence pairs before cleaning, 36M after), the validation set newstest2013,
+# the test set newstest2014 (3,003 sentences). The script splits words at hyphens (@-@), and the
+# dictionary holds all symbols of 40,000 joint merges, as in Ott et al. 2018, who validated on
+# newstest2012 as well. The script needs some 50 GB of disk.
 #
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
@@ -21,4 +21,4 @@ corpora=(
   "training-giga-fren.tar giga-fren.release2.fixed 22520376"
 )
 test_set=newstest2014-fren
-prepare runs/wmt14_en_fr "$@"
+prepare_pair runs/wmt14_en_fr "$@"

@@ -1,4 +1,4 @@
-"""What became of a corpus of WMT: count each stage, check them against each other, report."""
+"""Report on a prepared WMT corpus: count each stage and check that the counts agree."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from scripts.lib.command_line import BadInput
-from scripts.lib.corpus_files import binarised_sentences, write_lines
-from scripts.lib.line_pool import in_order, line_chunks, shown
+from scripts.lib.corpus_files import count_binarised_sentences, write_lines
+from scripts.lib.line_pool import map_in_order, read_line_chunks, show_progress
+from scripts.lib.tables import format_table
 from scripts.wmt.cleaning import REASONS
 
 COUNTS = ("read", *REASONS, "kept")  # of sentence pairs
-SPECIAL_SYMBOLS = 4  # that fairseq adds to a dictionary file: <s>, <pad>, </s>, <unk>
+SPECIAL_SYMBOLS = 4  # <s>, <pad>, </s> and <unk>, which no dictionary file lists
 
 
 @cache
-def symbols(dictionary: Path) -> frozenset[bytes]:
-    """What a dictionary file of fairseq lists."""
+def read_symbols(dictionary: Path) -> frozenset[bytes]:
+    """Read the symbols that a dictionary file of fairseq lists, once per process."""
     return frozenset(line.rsplit(b" ", 1)[0] for line in dictionary.read_bytes().splitlines())
 
 
-def tally(dictionary: Path, lines: list[bytes]) -> Counter[str]:
-    """How many lines and tokens there are, and how many of the tokens fairseq does not know."""
-    known = symbols(dictionary)
+def count_tokens(dictionary: Path, lines: list[bytes]) -> Counter[str]:
+    """Count lines, tokens, and tokens that the dictionary does not list."""
+    known = read_symbols(dictionary)
     tokens = [token for line in lines for token in line.split()]
     unknown = sum(token not in known for token in tokens)
     return Counter({"lines": len(lines), "tokens": len(tokens), "unknown": unknown})
 
 
 def make_report(out: Path, languages: tuple[str, str], corpora: list[str], workers: int) -> None:
-    """Count what each stage left in `out`, and write report.json there."""
+    """Count what each stage left in ``out``, and write report.json there.
+
+    Raises:
+        BadInput: if the counts of two stages do not agree.
+    """
     dictionary = out / f"bin/dict.{languages[0]}.txt"
     rows = [json.loads((out / f"text/{name}.json").read_text()) for name in corpora]
     splits: dict[str, Any] = {}
@@ -40,16 +45,18 @@ def make_report(out: Path, languages: tuple[str, str], corpora: list[str], worke
         splits[split] = {}
         for language in languages:
             name = f"{split}.{language}"
-            results = in_order(partial(tally, dictionary), line_chunks(out / "bpe" / name), workers)
+            results = map_in_order(
+                partial(count_tokens, dictionary), read_line_chunks(out / "bpe" / name), workers
+            )
             counts: Counter[str] = Counter()
-            for more in shown(results, f"check {name}", lambda result: result["lines"]):
+            for more in show_progress(results, f"check {name}", lambda result: result["lines"]):
                 counts += more
-            sentences = binarised_sentences(
+            sentences = count_binarised_sentences(
                 out / f"bin/{split}.{'-'.join(languages)}.{language}.idx"
             )
             if sentences != counts["lines"]:
                 raise BadInput(
-                    f"{name} has {counts['lines']} lines and fairseq binarised {sentences}"
+                    f"{name} has {counts['lines']} lines, but fairseq binarised {sentences}"
                 )
             splits[split]["sentences"] = sentences
             splits[split][language] = {
@@ -60,7 +67,8 @@ def make_report(out: Path, languages: tuple[str, str], corpora: list[str], worke
     total = {"corpus": "total"} | {key: sum(row[key] for row in rows) for key in COUNTS}
     if total["kept"] != splits["train"]["sentences"]:
         raise BadInput(
-            f"{total['kept']} sentence pairs were kept and {splits['train']['sentences']} binarised"
+            f"{total['kept']} sentence pairs were kept, but fairseq binarised "
+            f"{splits['train']['sentences']}"
         )
     report = {
         "pair": "-".join(languages),
@@ -73,30 +81,22 @@ def make_report(out: Path, languages: tuple[str, str], corpora: list[str], worke
     write_lines(out / "report.json", [json.dumps(report, indent=2)])
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows as lines of text, in columns; the first is for names."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
 def print_report(path: Path) -> None:
-    """Print report.json for people."""
+    """Print report.json as tables."""
     report = json.loads(path.read_text())
-    corpora = [["sentence pairs", *COUNTS]]
-    for row in (*report["corpora"], report["total"]):
-        corpora.append([row["corpus"], *(f"{row[key]:,}" for key in COUNTS)])
-    splits = [["symbols", "sentences", "tokens", "unknown", "rate"]]
+    corpora = [
+        [row["corpus"], *(f"{row[key]:,}" for key in COUNTS)]
+        for row in (*report["corpora"], report["total"])
+    ]
+    splits = []
     for split, counts in report["splits"].items():
         for language in report["pair"].split("-"):
             side = counts[language]
             numbers = [f"{n:,}" for n in (counts["sentences"], side["tokens"], side["unknown"])]
             splits.append([f"{split}.{language}", *numbers, f"{side['unknown_rate']:.4%}"])
-    print(f"{table(corpora)}\n\n{table(splits)}\n")
+    print(format_table(["sentence pairs", *COUNTS], corpora))
+    print()
+    print(format_table(["symbols", "sentences", "tokens", "unknown", "rate"], splits))
+    print()
     print(f"joined dictionary: {report['dictionary']:,} entries")
     print(f"report: {path}")

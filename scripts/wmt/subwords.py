@@ -1,4 +1,4 @@
-"""Byte pair encoding of a large corpus: count its words to learn from, and split it."""
+"""Apply byte pair encoding to a large corpus: count words for learning codes, and split words."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 from subword_nmt.apply_bpe import BPE
 
-from scripts.lib.line_pool import in_order, line_chunks, shown
+from scripts.lib.line_pool import map_in_order, read_line_chunks, show_progress
 
-MOST_WORDS = 4_000_000  # counted and learnt from; learning BPE takes a kilobyte for each
-CACHED_WORDS = 200_000  # that each worker remembers how to split
+MOST_WORDS = 4_000_000  # that codes are learnt from; learning takes a kilobyte for each
+CACHED_WORDS = 200_000  # whose splits each worker keeps in memory
 
 
-def words_of(lines: list[bytes]) -> tuple[int, Counter[bytes]]:
-    """How many lines there are, and how often each of their words occurs."""
+def count_chunk_words(lines: list[bytes]) -> tuple[int, Counter[bytes]]:
+    """Count the lines of a chunk, and how often each word occurs in it."""
     return len(lines), Counter(word for line in lines for word in line.split())
 
 
 def count_words(inputs: list[Path], output: Path, workers: int) -> None:
     """Write each word of tokenised files with its count, the most frequent first.
 
-    Where there would be more than MOST_WORDS, those seen least are let go.
+    The rarest words are dropped whenever there are more than `MOST_WORDS`.
     """
     counts: Counter[bytes] = Counter()
-    results = in_order(words_of, line_chunks(*inputs), workers)
-    for _, more in shown(results, "count words", lambda result: result[0]):
+    results = map_in_order(count_chunk_words, read_line_chunks(*inputs), workers)
+    for _, more in show_progress(results, "count words", lambda result: result[0]):
         counts.update(more)
         rare = 0
         while len(counts) > MOST_WORDS:
@@ -38,15 +38,15 @@ def count_words(inputs: list[Path], output: Path, workers: int) -> None:
 
 
 @cache
-def merges(codes: Path) -> BPE:
-    """What splits words into the symbols that were learnt."""
+def load_bpe(codes: Path) -> BPE:
+    """Load the codes that subword-nmt learnt, once per process."""
     with codes.open(encoding="utf-8") as file:
         return BPE(file)
 
 
-def encode(codes: Path, lines: list[bytes]) -> tuple[int, bytes]:
-    """How many lines there are, and their text, words split into symbols."""
-    bpe = merges(codes)
+def encode_chunk(codes: Path, lines: list[bytes]) -> tuple[int, bytes]:
+    """Split the words of a chunk into subwords; return its number of lines and its text."""
+    bpe = load_bpe(codes)
     if len(bpe.cache) > CACHED_WORDS:
         bpe.cache.clear()
     text = "".join(bpe.segment(line.decode().removesuffix("\n")) + "\n" for line in lines)
@@ -54,9 +54,11 @@ def encode(codes: Path, lines: list[bytes]) -> tuple[int, bytes]:
 
 
 def encode_files(codes: Path, inputs: list[Path], out: Path, workers: int) -> None:
-    """Apply BPE to tokenised files; those of the same names in the folder `out` receive it."""
+    """Apply BPE to tokenised files; write files of the same names to the folder ``out``."""
     for source in inputs:
-        results = in_order(partial(encode, codes), line_chunks(source), workers)
+        results = map_in_order(partial(encode_chunk, codes), read_line_chunks(source), workers)
         with (out / source.name).open("wb") as file:
-            for _, text in shown(results, f"apply BPE to {source.name}", lambda result: result[0]):
+            for _, text in show_progress(
+                results, f"apply BPE to {source.name}", lambda result: result[0]
+            ):
                 file.write(text)

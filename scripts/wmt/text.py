@@ -1,8 +1,8 @@
-"""The text of WMT: clean parallel corpora, read test sets, count words, apply BPE, report.
+"""Process the text of WMT: clean parallel corpora, read test sets, count words, apply BPE, report.
 
-The commands of scripts/wmt/prepare.sh. Each reads its input as a stream, hands chunks of lines to
-a pool of processes and writes what comes back in the order of the input, so that memory does not
-grow with the corpus.
+scripts/wmt/prepare.sh runs these commands. Each one reads its input as a stream, gives chunks of
+lines to a pool of processes and writes the results in the order of the input, so that memory does
+not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -13,53 +13,65 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from scripts.lib.command_line import BadInput, refusing, say
+from scripts.lib.command_line import BadInput, build_parser, positive_integer, report_errors, say
 from scripts.wmt.cleaning import Rules, clean_corpus, make_test_set
 from scripts.wmt.report import make_report, print_report
 from scripts.wmt.subwords import count_words, encode_files
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--archive": {"type": Path, "required": True, "help": "the tar archive that holds it"},
-    "--name": {"required": True, "help": "its file name there, up to the language"},
+    "--archive": {"type": Path, "required": True, "help": "tar archive with the text"},
+    "--name": {"required": True, "help": "file name in the archive, up to the language"},
     "--languages": {"nargs": 2, "required": True, "help": "source and target language"},
     "--dashes": {"action": "store_true", "help": "split words at their hyphens"},
-    "--expected": {"type": int, "help": "how many sentence pairs it should have"},
-    "--inputs": {"type": Path, "nargs": "+", "required": True, "help": "tokenised text"},
-    "--out": {"type": Path, "required": True, "help": "an existing folder to write to"},
-    "--workers": {"type": int, "required": True, "help": "number of processes"},
+    "--expected": {"type": int, "help": "official number of sentence pairs"},
+    "--inputs": {"type": Path, "nargs": "+", "required": True, "help": "tokenised text files"},
+    "--out": {"type": Path, "required": True, "help": "existing folder to write to"},
+    "--workers": {"type": positive_integer, "required": True, "help": "number of processes"},
 }
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line."""
+    parser = build_parser(__spec__.name, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, help: str, *options: str) -> argparse.ArgumentParser:
+    def add_command(name: str, help: str, *options: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         for option in options:
             added.add_argument(option, **OPTIONS[option])
         return added
 
     corpus = ("--archive", "--name", "--languages", "--dashes", "--expected", "--out")
-    cleaner = command("clean", "tokenise and clean a parallel corpus", *corpus, "--workers")
-    cleaner.add_argument("--max-length", type=int, required=True, help="tokens of a sentence")
-    cleaner.add_argument("--ratio", type=float, required=True, help="of the sentences of a pair")
-    reader = command("test-set", "read and tokenise a test set", *corpus)
-    reader.add_argument("--split", required=True, help="what to call it")
-    counter = command("count-words", "count the words of files", "--inputs", "--workers")
-    counter.add_argument("--output", type=Path, required=True, help="the file to write")
-    encoder = command("encode", "apply BPE to files", "--inputs", "--out", "--workers")
-    encoder.add_argument("--codes", type=Path, required=True, help="what learn_bpe wrote")
-    reporter = command("report", "count what was made", "--out", "--languages", "--workers")
-    reporter.add_argument("--corpora", nargs="+", required=True, help="the corpora of train")
+    cleaner = add_command("clean", "tokenise and clean a parallel corpus", *corpus, "--workers")
+    cleaner.add_argument(
+        "--max-length",
+        type=positive_integer,
+        required=True,
+        help="drop pairs in which a sentence has more tokens",
+    )
+    cleaner.add_argument(
+        "--ratio",
+        type=float,
+        required=True,
+        help="drop pairs in which one sentence is more than so many times as long as the other",
+    )
+    reader = add_command("test-set", "read and tokenise a test set", *corpus)
+    reader.add_argument("--split", required=True, help="name of the split: valid or test")
+    counter = add_command("count-words", "count the words of files", "--inputs", "--workers")
+    counter.add_argument("--output", type=Path, required=True, help="file to write")
+    encoder = add_command("encode", "apply BPE to files", "--inputs", "--out", "--workers")
+    encoder.add_argument("--codes", type=Path, required=True, help="codes that subword-nmt learnt")
+    reporter = add_command(
+        "report", "count what each stage made", "--out", "--languages", "--workers"
+    )
+    reporter.add_argument(
+        "--corpora", nargs="+", required=True, help="names of the training corpora"
+    )
     return parser.parse_args()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run one command."""
+def run_command(args: argparse.Namespace) -> None:
+    """Run the command that the user chose."""
     languages = tuple(getattr(args, "languages", ()))
     if args.command == "clean":
         rules = Rules(languages, args.dashes, args.max_length, args.ratio)
@@ -78,13 +90,13 @@ def run(args: argparse.Namespace) -> None:
         print_report(args.out / "report.json")
 
 
-@refusing(BadInput, OSError)
+@report_errors(BadInput, OSError)
 def main() -> None:
-    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    """Run the command."""
     try:
-        run(parse_args())
+        run_command(parse_args())
     except BrokenProcessPool:
-        say("error: a worker was killed, by the system perhaps for want of memory: fewer --workers")
+        say("error: a worker was killed, perhaps for lack of memory; try fewer --workers")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Running the scripts of the scripts folder, for their tests; what they made, what they refused."""
+"""Run commands of the folder ``scripts`` in tests, and check what they wrote or refused."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def command(script: str, *args: object) -> list[str]:
-    """The words that run a script of the scripts folder: ``wmt/prepare.sh``, ``wmt/text.py``."""
+def build_command(script: str, *args: object) -> list[str]:
+    """Build the command line of a script, such as ``wmt/train.sh`` or ``wmt/text.py``."""
     if script.endswith(".sh"):
         launcher = ["bash", str(SCRIPTS / script)]
     else:
@@ -24,21 +24,23 @@ def command(script: str, *args: object) -> list[str]:
     return [*launcher, *map(str, args)]
 
 
-def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of the scripts folder, the Python of these tests being its Python."""
-    return run_command(command(script, *args))
+def run_script(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """Run a script with the Python of the tests."""
+    return run_command(build_command(script, *args))
 
 
 def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run any command as `run` does."""
+    """Run any command in the environment of `run_script`."""
     return subprocess.run(words, env=ENVIRONMENT, check=False, capture_output=True, text=True)
 
 
 def assert_refused(
     done: subprocess.CompletedProcess[str], *words: str, progress: bool = False
 ) -> None:
-    """It ended with status 2 and one sentence, in which `words` occur; notes may come before, and
-    whatever it tells of its `progress`."""
+    """Assert that a script exited with status 2 and one sentence that contains all ``words``.
+
+    Notes may precede the sentence, and if ``progress`` is True, any other lines.
+    """
     assert done.returncode == 2, done.stderr
     *before, sentence = done.stderr.splitlines()
     assert progress or all(line.startswith("note: ") for line in before), done.stderr
@@ -47,7 +49,7 @@ def assert_refused(
     assert all(word in sentence for word in words), sentence
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` but logs."""
+def read_contents(folder: Path) -> dict[str, bytes]:
+    """Read all files below ``folder`` except logs, by relative path."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,5 +1,7 @@
-"""Small stand-ins for the archives of WMT'14 and WMT'16, with the official names and layouts, and
-made-up text for them: good sentence pairs, and every kind that is to be dropped."""
+"""Write small stand-ins for the archives of WMT'14 and WMT'16, with official names and layouts.
+
+Their made-up text has good sentence pairs, and all kinds of pairs that cleaning must drop.
+"""
 
 import gzip
 import hashlib
@@ -10,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Where the corpora lie: archive, file there up to the language, language.
+# Places of the corpora: archive, file in the archive up to the language, other language.
 CORPORA = [
     ("training-parallel-europarl-v7.tgz", "training/europarl-v7.de-en", "de"),
     ("training-parallel-europarl-v7.tgz", "training/europarl-v7.fr-en", "fr"),
@@ -24,8 +26,8 @@ CORPORA = [
 TEST_ARCHIVES = {"newstest2013": "dev.tgz", "newstest2014": "test-full.tgz"}
 
 
-def sgm(side: str, language: str, sentences: Sequence[str]) -> bytes:
-    """A test set of two documents, the even and the odd ``sentences``, as WMT writes them."""
+def write_sgm(side: str, language: str, sentences: Sequence[str]) -> bytes:
+    """Write a test set in WMT's format, in two documents: even and odd ``sentences``."""
     blocks = []
     for document in range(2):
         segments = "".join(
@@ -37,6 +39,7 @@ def sgm(side: str, language: str, sentences: Sequence[str]) -> bytes:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    """Write a tar archive of these files, compressed if it is named .tgz."""
     with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
@@ -45,7 +48,10 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
 
 
 def write_table(mirror: Path) -> Path:
-    """What the archives of a mirror are, as scripts/wmt/archives.txt says it; dev.tgz unknown."""
+    """Write a table of the archives in a mirror like scripts/wmt/archives.txt.
+
+    Size and checksum of dev.tgz are unknown in it.
+    """
     rows = []
     for path in sorted(mirror.iterdir()):
         known = f"{path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}"
@@ -60,11 +66,12 @@ def write_mirror(
     corpora: Iterable[tuple[str, str, str, bytes, bytes]],
     test_sets: Iterable[tuple[str, str, Sequence[str], Sequence[str]]],
 ) -> None:
-    """Make the folder ``mirror`` with the archives in it; archives.txt beside it lists them.
+    """Make the folder ``mirror`` with the archives, and their table archives.txt beside it.
 
     Args:
-        corpora: a row of `CORPORA` and its English and other side, each.
-        test_sets: one of `TEST_ARCHIVES`, the other language, English and other sentences, each.
+        corpora: for each corpus, the row of `CORPORA`, the English text and the other text.
+        test_sets: for each test set, the key of `TEST_ARCHIVES`, the other language, and the
+            English and the other sentences.
     """
     mirror.mkdir()
     archives: dict[str, dict[str, bytes]] = {}
@@ -79,8 +86,8 @@ def write_mirror(
         archive = TEST_ARCHIVES[name]
         stem = f"{archive[:-4]}/{name}" + (f"-{language}en" if name == "newstest2014" else "")
         files = archives.setdefault(archive, {})
-        files[f"{stem}-src.en.sgm"] = sgm("src", "en", english)
-        files[f"{stem}-ref.{language}.sgm"] = sgm("ref", language, other)
+        files[f"{stem}-src.en.sgm"] = write_sgm("src", "en", english)
+        files[f"{stem}-ref.{language}.sgm"] = write_sgm("ref", language, other)
     for archive, files in archives.items():
         write_tar(mirror / archive, files)
     write_table(mirror)
@@ -89,7 +96,7 @@ def write_mirror(
 # Made-up text ------------------------------------------------------------------------------------
 
 GOOD = (60, 40, 2300, 50, 70, 80, 30, 1100)  # good pairs in each corpus
-# Pairs to be dropped, and why; none of them may shift those that follow.
+# Pairs that cleaning must drop, and the reason; none of them may shift the pairs that follow.
 BROKEN = [
     (b"", b"nichts", "empty"),
     (b"nothing", b" \t ", "empty"),
@@ -102,27 +109,29 @@ BROKEN = [
     (b"one two three four", b"eins zwei", "ratio"),
     (b"one", b"eins , zwei", "ratio"),
 ]
-# Good pairs that other readers of lines would break in two, or lose something of.
+# Characters in good pairs that some readers take for the end of a line, or drop.
 STRANGE = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r", "\x00", "\u00ad"]
 TEST_SETS = {"newstest2013": 13, "newstest2014": 17}
 
 
-def raw(sentences: int) -> list[str]:
+def make_raw(sentences: int) -> list[str]:
+    """Make sentences with quotation marks, entities, tags and hyphens."""
     return [f'The "{n}" & (it\u2019s) <{n}>: half-done.' for n in range(sentences)]
 
 
-def sentence(words: list[str], chance: random.Random, mark: str) -> str:
+def make_sentence(words: list[str], chance: random.Random, mark: str) -> str:
+    """Make a random sentence that contains ``mark``."""
     return " ".join([*chance.choices(words, k=chance.randint(3, 9)), mark, "."])
 
 
-def text(corpus: str, good: int) -> tuple[bytes, bytes]:
-    """Both sides of a corpus; a mark that is the same on both sides tells the good pairs apart."""
+def make_text(corpus: str, good: int) -> tuple[bytes, bytes]:
+    """Make both sides of a corpus; each good pair has a mark of its own on both sides."""
     chance = random.Random(corpus)
     words = ["".join(chance.choices("abdeiklmnorstu", k=chance.randint(2, 7))) for _ in range(90)]
     pairs = [(source + b"\n", target + b"\n") for source, target, _ in BROKEN]
     for number in range(good):
         mark = f"{corpus[:2]}{number}"
-        chosen = sentence(words, chance, mark)
+        chosen = make_sentence(words, chance, mark)
         odd = STRANGE[number] if number < len(STRANGE) else " "
         other = " ".join(reversed(chosen.split(" ")))
         pairs.append((chosen.replace(" ", odd, 1).encode() + b"\n", f"{other}\r\n".encode()))
@@ -132,11 +141,15 @@ def text(corpus: str, good: int) -> tuple[bytes, bytes]:
 
 
 def write_made_up_mirror(folder: Path) -> None:
-    """`write_mirror` with made-up text for both language pairs."""
+    """Write a mirror with made-up text for both language pairs."""
     write_mirror(
         folder,
-        [(*c, *text(Path(c[1]).name, good)) for c, good in zip(CORPORA, GOOD, strict=True)],
-        [(s, lang, raw(n), raw(n)) for s, n in TEST_SETS.items() for lang in ("de", "fr")],
+        [(*c, *make_text(Path(c[1]).name, good)) for c, good in zip(CORPORA, GOOD, strict=True)],
+        [
+            (s, lang, make_raw(n), make_raw(n))
+            for s, n in TEST_SETS.items()
+            for lang in ("de", "fr")
+        ],
     )
 
 
@@ -144,7 +157,7 @@ def write_made_up_mirror(folder: Path) -> None:
 EN_DE, EN_FR = "wmt/prepare_en_de.sh", "wmt/prepare_en_fr.sh"
 
 
-def tiny_options(mirror: Path, out: Path, *more: object) -> tuple[object, ...]:
-    """Of `EN_DE` and `EN_FR`, for tiny archives."""
+def build_tiny_options(mirror: Path, out: Path, *more: object) -> tuple[object, ...]:
+    """Build options of `EN_DE` and `EN_FR` for tiny archives."""
     where = ("--mirror", mirror, "--archives", mirror.parent / "archives.txt", "--out", out)
     return (*where, "--workers", 2, "--merges", 150, *more)

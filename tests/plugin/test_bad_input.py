@@ -253,7 +253,7 @@ def test_text_to_translate(checkpoint: Path, toy_data: Path, tmp_path: Path, num
     """One line out for each line in, and that of a line does not depend on its neighbours."""
     arguments = ("--path", checkpoint, "--data", toy_data, "--beam", 1, "--device", "cpu")
     with command_line(*arguments):
-        hub = translating.load(translating.parse_args())
+        hub = translating.load_model(translating.parse_args())
     hub.cfg.generation.max_len_a, hub.cfg.generation.max_len_b = 0, 5
     known: dict[bytes, str] = {}
 

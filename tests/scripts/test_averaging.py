@@ -1,4 +1,4 @@
-"""scripts/translation/average_checkpoints.py: the mean of checkpoints that belong together."""
+"""scripts/translation/average_checkpoints.py: it averages checkpoints of one model only."""
 
 import argparse
 import os
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from scripts.translation import average_checkpoints as averaging
-from tests.helpers.scripts import assert_refused, run
+from tests.helpers.scripts import assert_refused, run_script
 
 
 def write_checkpoint(path: Path, update: int, **model: torch.Tensor) -> Path:
-    """A checkpoint with what fairseq keeps in one, whose weights are made from `update`."""
+    """Write a checkpoint like fairseq's, whose weights depend on ``update``."""
     weights = {
         "weight": torch.full((2, 3), 0.1 * update),
         "half": torch.tensor([1.0 + update], dtype=torch.float16),
@@ -31,7 +31,7 @@ def write_checkpoint(path: Path, update: int, **model: torch.Tensor) -> Path:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """Epochs 8 to 11 in a folder, with what else a training leaves there."""
+    """A folder with checkpoints of epochs 8 to 11 and the other checkpoints of a training."""
     for epoch in (8, 9, 10, 11):
         write_checkpoint(tmp_path / f"checkpoint{epoch}.pt", epoch)
         write_checkpoint(tmp_path / f"checkpoint_1_{epoch * 100}.pt", epoch * 100)
@@ -40,9 +40,9 @@ def checkpoints(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_average_of_the_last_epochs(checkpoints: Path) -> None:
+def test_the_last_epochs_are_averaged(checkpoints: Path) -> None:
     output = checkpoints / "average.pt"
-    done = run(
+    done = run_script(
         "translation/average_checkpoints.py",
         *("--inputs", checkpoints, "--num-epoch-checkpoints", 3, "--output", output),
     )
@@ -57,11 +57,11 @@ def test_average_of_the_last_epochs(checkpoints: Path) -> None:
     assert state["extra_state"] == {"epoch": 11}
     assert state["args"].arch == "transformer"
     assert "last_optimizer_state" not in state
-    assert not list(checkpoints.glob("*.part"))
+    assert not list(checkpoints.glob("*.part*"))
 
 
 def test_update_checkpoints_are_ordered_by_update(checkpoints: Path) -> None:
-    chosen = averaging.last_checkpoints(checkpoints, averaging.UPDATE_NAME, 3)
+    chosen = averaging.find_last_checkpoints(checkpoints, averaging.UPDATE_NAME, 3)
     assert [path.name for path in chosen] == [f"checkpoint_1_{n}.pt" for n in (1100, 1000, 900)]
 
 
@@ -81,7 +81,7 @@ def test_the_sum_is_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"steps": torch.tensor([8])}, "steps cannot be averaged"),
+        ({"steps": torch.tensor([8])}, "steps is not floating-point"),
         ({"weight": torch.zeros(3, 2)}, r"weight is \(3, 2\)"),
         ({"weight": torch.zeros(2, 3, dtype=torch.float64)}, "float64"),
         ({"other": torch.zeros(1)}, "parameter other"),
@@ -100,8 +100,8 @@ def test_models_that_differ_are_refused(
 
 
 @pytest.mark.parametrize("place", ["args", "cfg"])
-def test_weights_of_another_meaning_are_refused(place: str, tmp_path: Path) -> None:
-    """Heads are in no weight's shape."""
+def test_weights_that_mean_something_else_are_refused(place: str, tmp_path: Path) -> None:
+    """The number of heads shows in the shape of no weight."""
     paths = [write_checkpoint(tmp_path / f"{heads}.pt", heads) for heads in (4, 8)]
     for path in paths:
         state = torch.load(path, weights_only=False)
@@ -116,19 +116,19 @@ def test_weights_of_another_meaning_are_refused(place: str, tmp_path: Path) -> N
 
 def test_too_few_checkpoints_are_refused(checkpoints: Path) -> None:
     output = checkpoints / "average.pt"
-    done = run(
+    done = run_script(
         "translation/average_checkpoints.py",
         *("--inputs", checkpoints, "--num-epoch-checkpoints", 5, "--output", output),
     )
-    assert_refused(done, "holds 4", "5 were asked for")
+    assert_refused(done, "holds 4", "5 were requested")
     assert not output.exists()
 
 
-def test_unsafe_and_torn_files_are_refused(tmp_path: Path) -> None:
+def test_unsafe_and_truncated_files_are_refused(tmp_path: Path) -> None:
     unsafe = tmp_path / "unsafe.pt"
     torch.save({"model": {}, "args": os.system}, unsafe)
-    torn = write_checkpoint(tmp_path / "torn.pt", 1)
-    torn.write_bytes(torn.read_bytes()[:-100])
-    for path in (unsafe, torn):
+    truncated = write_checkpoint(tmp_path / "truncated.pt", 1)
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    for path in (unsafe, truncated):
         with pytest.raises(averaging.BadInput, match=path.name):
-            averaging.load(path)
+            averaging.load_checkpoint(path)

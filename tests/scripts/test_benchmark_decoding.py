@@ -1,5 +1,6 @@
-"""scripts/benchmarks/decoding.py: the table of the README, on a very small model."""
+"""scripts/benchmarks/decoding.py: its table, with very small models."""
 
+import gzip
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from scripts.benchmarks import decoding as benchmark
 
 
-def test_the_table_compares_models_of_one_decoder(
+def test_the_table_compares_models_with_the_same_decoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text").write_text("\none two three\n\nfour\nfive six\n")
@@ -19,8 +20,10 @@ def test_the_table_compares_models_of_one_decoder(
     monkeypatch.setattr(sys, "argv", ["benchmarks/decoding.py", *arguments])
     benchmark.main()
     printed = capsys.readouterr().out
-    assert "2 sentences, 8 tokens out, beam 4\n" in printed  # three words and an end each
-    rows = re.findall(r"^\| (.+) \| ([\d.]+)M \| ([\d.]+) \| ([\d.]+) \|$", printed, re.M)
+    assert (
+        "2 sentences, 8 generated tokens, beam 4\n" in printed
+    )  # three words and an end of sentence each
+    rows = re.findall(r"^\| (\S.*?) +\| +([\d.]+)M \| +([\d.]+) \| +([\d.]+) \|$", printed, re.M)
     assert [(name, millions) for name, millions, _, _ in rows] == [
         ("revcol_transformer_tiny", "2.5"),
         ("transformer, 8 encoder layers", "2.5"),
@@ -30,13 +33,21 @@ def test_the_table_compares_models_of_one_decoder(
     assert rows[0][3] == "1.00"
 
 
-def test_an_input_without_sentences_is_refused(
+def test_an_input_without_sentences_or_damaged_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text").write_text("\n\n")
-    for path in (tmp_path / "text", tmp_path / "none"):
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"one two\n")[:-9])
+    for name, sentence in {
+        "text": "has no sentences",
+        "none": "No such file",
+        "text.gz": "cannot read",
+    }.items():
+        path = tmp_path / name
         monkeypatch.setattr(sys, "argv", ["benchmarks/decoding.py", "--input", str(path)])
         with pytest.raises(SystemExit) as end:
             benchmark.main()
         assert end.value.code == 2
-        assert f"names no file with a sentence: {path}" in capsys.readouterr().err
+        refusal = capsys.readouterr().err
+        assert refusal.startswith("error: ") and refusal.count("\n") == 1
+        assert sentence in refusal and str(path) in refusal

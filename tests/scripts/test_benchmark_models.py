@@ -1,4 +1,4 @@
-"""scripts/benchmarks/models.py on very small models: what it counts, not how long it takes."""
+"""scripts/benchmarks/models.py: its counts, with very small models."""
 
 import json
 import sys
@@ -18,7 +18,9 @@ Rows = dict[tuple[str, ...], dict[str, Any]]
 
 @pytest.mark.parametrize("reversible", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_live_bytes_are_those_that_autograd_holds(reversible: bool, autocast: bool) -> None:
+def test_live_bytes_before_the_backward_pass_are_those_that_autograd_holds(
+    reversible: bool, autocast: bool
+) -> None:
     model = build(4, revcol={"reversible": reversible}, dropout=0.1).train()
     stem = stem_output().requires_grad_()
 
@@ -46,7 +48,7 @@ def test_live_bytes_are_those_that_autograd_holds(reversible: bool, autocast: bo
     assert counted[0][1].total() > counted[0][0]
 
 
-def test_live_bytes_count_shared_memory_once_and_leave_out_what_was_there() -> None:
+def test_live_bytes_count_shared_memory_once_and_leave_out_earlier_tensors() -> None:
     before = torch.ones(100)
     with LiveBytes() as counter:
         before.mul_(2)
@@ -59,8 +61,8 @@ def test_live_bytes_count_shared_memory_once_and_leave_out_what_was_there() -> N
     assert counter.peak == {"all": 400}
 
 
-def rows(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: object) -> Rows:
-    """Run the benchmark; its rows by their labels, the table and the picture being there."""
+def run_benchmark(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: object) -> Rows:
+    """Run the benchmark, check that it draws a picture, and return its rows by their labels."""
     options = ("--repeats", 1, "--device", "cpu", "--json", folder / "rows.json")
     options += ("--figure", folder / "figure.png")
     monkeypatch.setattr(sys, "argv", ["benchmarks/models.py", *map(str, (*args, *options))])
@@ -70,18 +72,19 @@ def rows(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: object) -> Rows:
     return {tuple(row["labels"].values()): row for row in found}
 
 
-def held(row: dict[str, Any], part: str | None = None) -> int:
+def sum_held(row: dict[str, Any], part: str | None = None) -> int:
+    """Return the bytes that a row holds, in all or in one part of the model."""
     return row["held"][part] if part else sum(row["held"].values())
 
 
-def test_translation(
+def test_options_that_save_memory_save_it_in_the_translation_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, word in {"source": "a", "target": "b"}.items():
         lines = [" ".join(f"{word}{n % 7}" for n in range(2 + i % 9)) + "\n" for i in range(200)]
         (tmp_path / name).write_text("".join(lines))
     arch, beside = "revcol_transformer_tiny", "transformer_tiny"
-    found = rows(
+    found = run_benchmark(
         *(monkeypatch, tmp_path, "translation", "--arch", arch, "--beside", beside),
         *("--source", tmp_path / "source", "--target", tmp_path / "target"),
         *("--vocabulary", 1000, "--max-tokens", 32, "--counted", 256, "--chunk-tokens", 64),
@@ -96,21 +99,21 @@ def test_translation(
     first = row(beside, "plain", "kept", "ordinary")
     assert first["speed_ratio"] == first["batch_ratio"] == 1
     ordinary = row(arch, "reversible", "kept", "ordinary")
-    # No more logits than a chunk's, of the four that there are.
+    # A batch has four chunks, of which only one has its logits in memory.
     chunked = row(arch, "reversible", "kept", "chunked")
-    assert held(chunked, "logits") < 0.5 * held(ordinary, "logits")
+    assert sum_held(chunked, "logits") < 0.5 * sum_held(ordinary, "logits")
     assert sum(chunked["peak"].values()) < sum(ordinary["peak"].values())
-    # Two columns, one of which is kept.
+    # The model has two columns, one of which is kept.
     plain = row(arch, "plain", "kept", "ordinary")
-    assert held(ordinary, "encoder") < 0.7 * held(plain, "encoder")
+    assert sum_held(ordinary, "encoder") < 0.7 * sum_held(plain, "encoder")
     none_kept = row(arch, "none kept", "kept", "ordinary")
-    assert held(none_kept, "encoder") < 0.6 * held(ordinary, "encoder")
-    assert held(ordinary, "decoder") == pytest.approx(held(plain, "decoder"), rel=1e-3)
-    # --checkpoint-activations is for the decoder.
+    assert sum_held(none_kept, "encoder") < 0.6 * sum_held(ordinary, "encoder")
+    assert sum_held(ordinary, "decoder") == pytest.approx(sum_held(plain, "decoder"), rel=1e-3)
+    # --checkpoint-activations acts on the decoder only.
     checkpointed = row(arch, "reversible", "checkpointed", "ordinary")
-    assert held(checkpointed, "decoder") < 0.2 * held(ordinary, "decoder")
-    assert held(checkpointed, "encoder") < 1.05 * held(ordinary, "encoder")
-    # What is saved is computed again.
+    assert sum_held(checkpointed, "decoder") < 0.2 * sum_held(ordinary, "decoder")
+    assert sum_held(checkpointed, "encoder") < 1.05 * sum_held(ordinary, "encoder")
+    # Saved memory costs recomputation.
     best = row(arch, "none kept", "checkpointed", "chunked")
     sizes = [r["largest_batch"] for r in (plain, ordinary, checkpointed, best)]
     assert sizes == sorted(sizes)
@@ -119,8 +122,10 @@ def test_translation(
     assert flops[-1] < 4 / 3 * flops[0]
 
 
-def test_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = rows(
+def test_reversible_and_checkpointed_vision_models_hold_less_and_compute_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run_benchmark(
         *(monkeypatch, tmp_path, "vision", "--image-size", 64, "--batch-size", 1),
         *("--models", "test_vit", "test_revcol_vit", "--counted", 4),
     )
@@ -132,7 +137,7 @@ def test_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("test_revcol_vit", "plain"),
     ]
     _, _, reversible, checkpointed, plain = found.values()
-    assert held(checkpointed) < held(reversible) < held(plain)
+    assert sum_held(checkpointed) < sum_held(reversible) < sum_held(plain)
     assert plain["gflops"] < reversible["gflops"] < checkpointed["gflops"] < 4 / 3 * plain["gflops"]
 
 

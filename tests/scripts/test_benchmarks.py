@@ -1,4 +1,4 @@
-"""scripts/benchmarks/columns.py in small: what it counts, and how the ways to train compare."""
+"""scripts/benchmarks/columns.py: its counts on small columns, and how the ways to train compare."""
 
 import json
 import sys
@@ -17,7 +17,10 @@ Measure = Callable[..., list[dict[str, Any]]]
 def measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Measure:
-    """Runs a benchmark on the CPU; its rows, which stand in the table too, and are drawn."""
+    """``measure(benchmark, *options)`` runs a benchmark on the CPU and returns its rows.
+
+    It checks that the rows are printed as a table and drawn, too.
+    """
 
     def measured(what: str, *options: object) -> list[dict[str, Any]]:
         files = ("--json", tmp_path / "rows.json", "--figure", tmp_path / "figure.png")
@@ -45,7 +48,7 @@ def test_reversible_memory_does_not_grow_and_beats_every_alternative(measure: Me
     assert peaks[16, ours] <= peaks[16, "plain"] / 10
     for way in ("plain", "checkpoint per column", "checkpoint per level"):
         assert peaks[16, least] < peaks[16, way]
-    # A column rebuilt is a third of what it computes in both passes, and the last is kept.
+    # Rebuilding a column costs a third of its two passes, and the last column is kept.
     assert found[4, ours]["flops"] <= 1.25 * found[4, "plain"]["flops"]
     for columns in (4, 16):
         again = found[columns, "checkpoint per column"]["flops"]
@@ -88,7 +91,7 @@ def test_options_without_effect_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, sentence in {
-        ("memory", "--compile"): "--compile has no effect but on `speed` and `profile`",
+        ("memory", "--compile"): "--compile has an effect on `speed` and `profile` only",
         ("memory", "--tokens", "5"): "--tokens must be at least 32",
     }.items():
         monkeypatch.setattr(sys, "argv", ["benchmarks/columns.py", *options])

@@ -1,48 +1,49 @@
-"""The first command of the README."""
+"""scripts/quickstart.sh, the first command of the README."""
 
 import re
 import subprocess
 
 import pytest
 
-from tests.helpers.scripts import assert_refused, run
+from tests.helpers.scripts import assert_refused, run_script
 
 
-def quickstart(*options: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = run("quickstart.sh", *options)
+def run_quickstart(*options: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = run_script("quickstart.sh", *options)
     assert done.returncode == 0 or not check, done.stdout + done.stderr
     return done
 
 
-def bleu(output: str) -> float:
+def find_bleu(output: str) -> float:
+    """Find the BLEU on the test set in what the script prints."""
     return float(re.search(r"^test bleu_tokenised ([\d.]+)", output, re.M)[1])
 
 
-def test_quickstart_goes_from_nothing_to_scored_translations_and_reuses_what_is_there(tmp_path):
+def test_quickstart_ends_with_scored_translations_and_a_second_run_reuses_them(tmp_path):
     small = ("--out", tmp_path, "--train", 480, "--max-update")
-    first = quickstart(*small, 2)
-    assert bleu(first.stdout) < 20
-    assert re.search(r"^BLEU = \d", first.stdout, re.M), "the dictionary's BLEU"
+    first = run_quickstart(*small, 2)
+    assert find_bleu(first.stdout) < 20
+    assert re.search(r"^BLEU = \d", first.stdout, re.M), "no BLEU of the dictionary"
     assert first.stdout.count("reference") == 5
     assert str(tmp_path) in first.stdout.splitlines()[-1]
     assert "bin: made" in first.stderr
 
     last = tmp_path / "checkpoints/checkpoint_last.pt"
     written = last.stat().st_mtime_ns
-    second = quickstart(*small, 2)
+    second = run_quickstart(*small, 2)
     assert "bin: there already" in second.stderr and "trained already" in second.stderr
     assert last.stat().st_mtime_ns == written
-    assert bleu(second.stdout) == bleu(first.stdout)
+    assert find_bleu(second.stdout) == find_bleu(first.stdout)
 
-    assert_refused(quickstart(*small, 3, check=False), "was made with other settings")
+    assert_refused(run_quickstart(*small, 3, check=False), "was made with other settings")
 
 
-def test_quickstart_refuses_what_it_does_not_know():
+def test_quickstart_refuses_wrong_options():
     for options in (("--pair", "en-xx"), ("--colums", "4"), ("--out",)):
-        assert_refused(quickstart(*options, check=False), options[0])
+        assert_refused(run_quickstart(*options, check=False), options[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", ["en-de", "en-fr"])
-def test_quickstart_trains_a_model_far_above_the_dictionary(pair, tmp_path):
-    assert bleu(quickstart("--out", tmp_path, "--pair", pair).stdout) > 85
+def test_quickstart_trains_a_model_far_better_than_the_dictionary(pair, tmp_path):
+    assert find_bleu(run_quickstart("--out", tmp_path, "--pair", pair).stdout) > 85

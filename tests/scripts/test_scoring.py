@@ -1,7 +1,8 @@
-"""score.py and compare.py: what a translation is worth, alone and beside another."""
+"""scripts/translation/score.py and compare.py: scores of translations, and their comparison."""
 
 import json
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 from scripts.translation import compare
 from scripts.translation import score as scoring
-from tests.helpers.scripts import assert_refused, run
+from tests.helpers.scripts import assert_refused, run_script
 
 REFERENCES = [
     "ein hund läuft .",
@@ -23,8 +24,8 @@ REFERENCES = [
 RAW = ["Ein Hund läuft.", "Zwei Männer, die reden.", "Eine Frau mit einem sehr roten Hut."]
 
 
-def generated(hypotheses: dict[int, str]) -> str:
-    """What fairseq-generate prints for these translations of REFERENCES."""
+def write_generated(hypotheses: dict[int, str]) -> str:
+    """Write what fairseq-generate prints for these translations of `REFERENCES`."""
     blocks = [
         f"S-{i}\tsource\nT-{i}\t{REFERENCES[i]}\nH-{i}\t-0.5\t{text}\nD-{i}\t-0.5\t{text}\n"
         f"P-{i}\t-0.5 -0.5\n"
@@ -35,11 +36,11 @@ def generated(hypotheses: dict[int, str]) -> str:
 
 @pytest.fixture
 def translated(tmp_path: Path) -> Path:
-    """A folder with a split of three sentences, translated perfectly, the shortest last."""
+    """A folder with a perfectly translated split of three sentences, the shortest one last."""
     index = struct.pack("<9sQBQ", b"MMIDIDX\x00\x00", 1, 8, len(REFERENCES))
     for lang in ("en", "de"):
         (tmp_path / f"test.en-de.{lang}.idx").write_bytes(index)
-    text = generated({i: REFERENCES[i] for i in (2, 1, 0)})
+    text = write_generated({i: REFERENCES[i] for i in (2, 1, 0)})
     (tmp_path / "generate.txt").write_text(text, encoding="utf-8")
     (tmp_path / "raw.de").write_text("\n".join(RAW) + "\n", encoding="utf-8")
     return tmp_path
@@ -47,10 +48,12 @@ def translated(tmp_path: Path) -> Path:
 
 def run_score(folder: Path, *more: object) -> subprocess.CompletedProcess[str]:
     fixed = ("--generated", folder / "generate.txt", "--data", folder, "--out", folder)
-    return run("translation/score.py", *fixed, *more)
+    return run_script("translation/score.py", *fixed, *more)
 
 
-def test_perfect_translations_in_corpus_order(translated: Path) -> None:
+def test_perfect_translations_get_perfect_scores_in_the_order_of_the_corpus(
+    translated: Path,
+) -> None:
     done = run_score(translated, "--reference", translated / "raw.de", "--beam", 5)
     assert done.returncode == 0, done.stderr
     assert (translated / "hyp.tok").read_text(encoding="utf-8").splitlines() == REFERENCES
@@ -67,7 +70,7 @@ def test_perfect_translations_in_corpus_order(translated: Path) -> None:
     assert "tok:none" in scores["bleu_tokenised"]["signature"]
 
 
-def test_case_counts_once_a_translation_has_a_capital(translated: Path) -> None:
+def test_case_counts_if_a_translation_has_a_capital(translated: Path) -> None:
     text = (translated / "generate.txt").read_text(encoding="utf-8")
     text = text.replace("H-0\t-0.5\tein", "H-0\t-0.5\tEin")
     (translated / "generate.txt").write_text(text, encoding="utf-8")
@@ -85,10 +88,10 @@ def test_case_counts_once_a_translation_has_a_capital(translated: Path) -> None:
         ((), ("0 translations",)),
     ],
 )
-def test_lost_or_doubled_translations_are_refused(
+def test_missing_or_doubled_translations_are_refused(
     numbers: tuple[int, ...], words: tuple[str, ...], translated: Path
 ) -> None:
-    text = "".join(generated({i: REFERENCES[i]}) for i in numbers)
+    text = "".join(write_generated({i: REFERENCES[i]}) for i in numbers)
     (translated / "generate.txt").write_text(text, encoding="utf-8")
     assert_refused(run_score(translated), *words)
     assert not (translated / "scores.json").exists()
@@ -113,8 +116,8 @@ def test_tokenised_bleu_is_that_of_fairseq() -> None:
     def as_text(sentences: list[list[int]]) -> list[str]:
         return [" ".join(f"w{number}" for number in sentence) for sentence in sentences]
 
-    metric = scoring.tokenised_bleu()
-    ours = scoring.score(metric, as_text(hypotheses), as_text(references))["score"]
+    metric = scoring.build_tokenised_bleu()
+    ours = scoring.compute_score(metric, as_text(hypotheses), as_text(references))["score"]
     assert 20 < ours < 95
     assert ours == pytest.approx(theirs.score(), abs=0.006)
 
@@ -137,7 +140,7 @@ def test_compounds_are_split_as_for_the_published_tables(line: str, as_perl_does
     assert scoring.split_compounds(line) == as_perl_does
 
 
-def test_compounds_that_moses_has_split_count_alike() -> None:
+def test_compounds_that_moses_has_split_count_the_same() -> None:
     from sacremoses import MosesTokenizer
 
     text = "Der SPD-nahe Rad- und Fußweg-Plan von Baden-Württemberg, 2-mal - so A-b-Test."
@@ -150,8 +153,8 @@ def test_compounds_that_moses_has_split_count_alike() -> None:
     assert scoring.split_compounds(whole).count("##AT##-##AT##") == 5
 
 
-def test_compound_split_bleu_is_given_for_english_to_german_alone(translated: Path) -> None:
-    text = generated({0: "ein roter-hund läuft .", 1: REFERENCES[1], 2: REFERENCES[2]})
+def test_compound_split_bleu_is_for_english_to_german_only(translated: Path) -> None:
+    text = write_generated({0: "ein roter-hund läuft .", 1: REFERENCES[1], 2: REFERENCES[2]})
     (translated / "generate.txt").write_text(text.replace(REFERENCES[0], "ein-hund läuft ."))
     assert run_score(translated).returncode == 0
     scores = json.loads((translated / "scores.json").read_text())
@@ -160,11 +163,13 @@ def test_compound_split_bleu_is_given_for_english_to_german_alone(translated: Pa
         "ein roter ##AT##-##AT## hund läuft .\n" + "\n".join(REFERENCES[1:]),
         "ein ##AT##-##AT## hund läuft .\n" + "\n".join(REFERENCES[1:]),
     ]
-    by_hand = scoring.score(scoring.tokenised_bleu(), *(text.split("\n") for text in split))
+    by_hand = scoring.compute_score(
+        scoring.build_tokenised_bleu(), *(text.split("\n") for text in split)
+    )
     assert scores["bleu_compound_split"] == by_hand
     assert by_hand["score"] != scores["bleu_tokenised"]["score"]
-    assert "bleu_compound_split" not in scoring.measures(translated, ("fr", "de"))
-    assert "bleu_compound_split" not in scoring.measures(translated, ("de", "en"))
+    assert "bleu_compound_split" not in scoring.collect_measures(translated, ("fr", "de"))
+    assert "bleu_compound_split" not in scoring.collect_measures(translated, ("de", "en"))
 
 
 # Comparing ---------------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ def test_compound_split_bleu_is_given_for_english_to_german_alone(translated: Pa
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three scored translations of 60 sentences in folders bad, good and again, which is bad."""
+    """A folder with scored translations of 60 sentences: bad, good, and again, a copy of bad."""
     folder, chance = tmp_path_factory.mktemp("systems"), random.Random(4)
     words = [f"Wort-{n}" if n % 9 == 0 else f"wort{n}" for n in range(90)]
     references = [" ".join(chance.choices(words, k=chance.randint(4, 20))) for _ in range(60)]
@@ -188,7 +193,7 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / name).mkdir()
         (folder / name / "generate.txt").write_text("\n".join(lines) + "\n")
-        scored = run(
+        scored = run_script(
             *(
                 "translation/score.py",
                 "--generated",
@@ -204,16 +209,16 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compared(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+def run_compare(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["translation/compare.py", *map(str, arguments)])
     compare.main()
 
 
-def test_the_better_system_is_called_better_with_sacrebleus_own_figures(
+def test_the_better_system_is_better_by_sacrebleus_own_figures(
     systems: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [f"{name}={systems / name}" for name in ("bad", "good", "again")]
-    compared(monkeypatch, *both, "--resamples", 200, "--json", systems / "all.json")
+    run_compare(monkeypatch, *both, "--resamples", 200, "--json", systems / "all.json")
     printed = capsys.readouterr().out
     found = json.loads((systems / "all.json").read_text())
     theirs = subprocess.run(
@@ -240,24 +245,26 @@ def test_the_better_system_is_called_better_with_sacrebleus_own_figures(
     verdicts = printed.splitlines()[-2:]
     assert verdicts[0].startswith("good is better than bad: sacreBLEU +")
     assert verdicts[1].startswith(
-        "again is not shown to differ from bad: sacreBLEU +0.00, p = 1.0000"
+        "again does not differ significantly from bad: sacreBLEU +0.00, p = 1.0000"
     )
-    assert printed.splitlines()[0] == (
-        "|  | beam | length penalty | sacreBLEU | tokenised BLEU | compound-split BLEU | chrF |"
-    )
+    titles = [title.strip() for title in printed.splitlines()[0].strip("|").split("|")]
+    assert titles == [
+        *("system", "beam", "length penalty", "sacreBLEU", "tokenised BLEU"),
+        *("compound-split BLEU", "chrF"),
+    ]
 
 
-def test_a_worse_system_is_called_worse_and_one_alone_is_not_tested(
+def test_a_worse_system_is_worse_and_a_single_system_is_not_tested(
     systems: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad, good = f"bad={systems / 'bad'}", f"good={systems / 'good'}"
-    compared(monkeypatch, good, bad, "--resamples", 100)
+    run_compare(monkeypatch, good, bad, "--resamples", 100)
     assert (
         capsys.readouterr().out.splitlines()[-1].startswith("bad is worse than good: sacreBLEU -")
     )
-    compared(monkeypatch, good, "--resamples", 100)
+    run_compare(monkeypatch, good, "--resamples", 100)
     alone = capsys.readouterr().out
-    assert "| good | 4 | 0.6 | " in alone and " ± " in alone
+    assert re.search(r"^\| good +\| +4 \| +0.6 \| ", alone, re.M) and " ± " in alone
     assert "(p = " not in alone and "better" not in alone
 
 
@@ -271,15 +278,23 @@ def change(folder: Path, name: str, old: str, new: str) -> None:
     [
         (None, ("good",), ("NAME=FOLDER", "'good'")),
         (None, ("a={0}/nowhere",), ("nowhere holds no scores.json",)),
-        (None, ("a={0}/bad", "a={0}/good"), ("a name of its own",)),
+        (None, ("a={0}/bad", "a={0}/good"), ("two systems have the same name",)),
         (None, ("a={0}/bad", "--resamples", "10"), ("at least 100",)),
         (None, ("a={0}/bad", "--json", "{0}/no/x.json"), ("no folder", "x.json")),
-        (("ref.tok", "wort1 ", "wort2 "), ("a={0}/bad", "b={0}/odd"), ("have other references",)),
-        (("hyp.detok", "W", "w"), ("a={0}/bad", "b={0}/odd"), ("only one of a and b has capital",)),
-        (("scores.json", "source", "from"), ("b={0}/odd",), ("does not say its source",)),
+        (
+            ("ref.tok", "wort1 ", "wort2 "),
+            ("a={0}/bad", "b={0}/odd"),
+            ("have different references",),
+        ),
+        (
+            ("hyp.detok", "W", "w"),
+            ("a={0}/bad", "b={0}/odd"),
+            ("only one of a and b writes capital",),
+        ),
+        (("scores.json", "source", "from"), ("b={0}/odd",), ("lacks 'source'",)),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_a_sentence(
+def test_systems_that_cannot_be_compared_are_refused_in_a_sentence(
     damage: tuple[str, str, str] | None,
     arguments: tuple[str, ...],
     words: tuple[str, ...],
@@ -293,7 +308,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     if damage:
         change(tmp_path / "odd", *damage)
     with pytest.raises(SystemExit) as end:
-        compared(monkeypatch, *(argument.format(tmp_path) for argument in arguments))
+        run_compare(monkeypatch, *(argument.format(tmp_path) for argument in arguments))
     sentence = capsys.readouterr().err
     assert end.value.code == 2
     assert sentence.startswith("error: ") and sentence.count("\n") == 1
@@ -304,12 +319,12 @@ def test_scores_with_and_without_a_raw_reference_are_not_compared(
     systems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(systems / "good", tmp_path / "good")
-    done = run(
+    done = run_script(
         *("translation/score.py", "--generated", tmp_path / "good/generate.txt", "--data", systems),
         *("--out", tmp_path / "good"),
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "good/hyp.detok").exists()
     with pytest.raises(SystemExit):
-        compared(monkeypatch, f"a={systems / 'bad'}", f"b={tmp_path / 'good'}")
-    assert "a and b do not both have" in capsys.readouterr().err
+        run_compare(monkeypatch, f"a={systems / 'bad'}", f"b={tmp_path / 'good'}")
+    assert "only one of a and b has" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Translating text: the hub interface, and scripts/translation/translate.py."""
+"""Translating text with the hub interface and with scripts/translation/translate.py."""
 
 import io
 import os
@@ -18,13 +18,12 @@ from tqdm import tqdm
 
 from revcol_nlp.models import RevColTransformerModel
 from scripts.translation import translate as translating
-from tests.helpers.scripts import ENVIRONMENT
-from tests.helpers.scripts import command as command_line
+from tests.helpers.scripts import ENVIRONMENT, build_command
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory, trained: Path, toy_data: Path) -> Path:
-    """A folder with all that a translation needs, and without the data of training."""
+    """A folder with everything that translating needs, without the training data."""
     folder = tmp_path_factory.mktemp("released")
     shutil.copy(trained / "checkpoint_last.pt", folder / "model.pt")
     for language in ("src", "tgt"):
@@ -37,7 +36,9 @@ def released(tmp_path_factory: pytest.TempPathFactory, trained: Path, toy_data: 
 # The hub interface
 
 
-def test_a_folder_is_all_that_is_needed(released: Path, trained: Path, toy_data: Path) -> None:
+def test_a_folder_without_training_data_is_enough(
+    released: Path, trained: Path, toy_data: Path
+) -> None:
     lines = ["w1 w2 w3", "w4 w5 w6 w7 w8", "w9"]
     elsewhere = RevColTransformerModel.from_pretrained(trained, "checkpoint_last.pt", toy_data)
     translator = RevColTransformerModel.from_pretrained(released)
@@ -63,9 +64,7 @@ def test_raw_text_is_tokenised_in_the_models_languages_and_split_into_subwords(
     assert len(translator.translate(["w1, w2."], beam=4)) == 1
 
 
-def test_codes_that_are_named_are_used_although_the_folder_has_others(
-    released: Path, tmp_path: Path
-) -> None:
+def test_named_codes_are_used_even_if_the_folder_has_others(released: Path, tmp_path: Path) -> None:
     with (tmp_path / "codes").open("w") as codes:
         learn_bpe(["ab ab"], codes, 10)
     translator = RevColTransformerModel.from_pretrained(
@@ -94,12 +93,12 @@ def hub(released: Path) -> GeneratorHubInterface:
     sys_argv = ["translation/translate.py", "--path", str(released / "model.pt"), "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", sys_argv)
-        return translating.load(translating.parse_args())
+        return translating.load_model(translating.parse_args())
 
 
 @pytest.fixture
 def echo(hub: GeneratorHubInterface, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Each sentence is its own translation. The list gets the shape of each batch."""
+    """Make each sentence its own translation; the list gets the shape of each batch."""
     shapes = []
 
     def answer(generator: Any, models: Any, sample: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -111,7 +110,8 @@ def echo(hub: GeneratorHubInterface, monkeypatch: pytest.MonkeyPatch) -> list[tu
     return shapes
 
 
-def run(hub: GeneratorHubInterface, text: bytes, buffer_size: int = 100) -> list[str]:
+def translate_text(hub: GeneratorHubInterface, text: bytes, buffer_size: int = 100) -> list[str]:
+    """Translate a text and return its lines."""
     with tqdm(disable=True) as progress:
         found = translating.translate(hub, [io.BytesIO(text)], buffer_size, progress)
         return [line for lines in found for line in lines]
@@ -140,16 +140,16 @@ HOSTILE = {
 
 @pytest.mark.parametrize("buffer_size", [1, 3, 100])
 @pytest.mark.parametrize("end", [b"\n", b""], ids=["line feed", "no line feed"])
-def test_each_line_has_its_translation_in_its_place(
+def test_each_line_has_its_translation_in_the_same_place(
     hub: GeneratorHubInterface, echo: list, buffer_size: int, end: bytes
 ) -> None:
-    assert run(hub, b"\n".join(HOSTILE) + end, buffer_size) == list(HOSTILE.values())
+    assert translate_text(hub, b"\n".join(HOSTILE) + end, buffer_size) == list(HOSTILE.values())
 
 
-def test_each_line_left_empty_is_reported_with_its_reason(
+def test_each_untranslated_line_is_reported_with_the_reason(
     hub: GeneratorHubInterface, echo: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(hub, b"\n".join(HOSTILE), buffer_size=4)
+    translate_text(hub, b"\n".join(HOSTILE), buffer_size=4)
     assert capsys.readouterr().err.splitlines() == [
         f"line {number} {fault}: its translation is empty"
         for number, fault in {
@@ -166,25 +166,23 @@ def test_each_line_left_empty_is_reported_with_its_reason(
 
 
 def test_no_lines_give_no_lines(hub: GeneratorHubInterface, echo: list) -> None:
-    assert run(hub, b"") == []
-    assert run(hub, b"\n") == [""]
+    assert translate_text(hub, b"") == []
+    assert translate_text(hub, b"\n") == [""]
 
 
-def test_batches_hold_lines_of_like_length_and_no_more_than_max_tokens(
+def test_batches_hold_lines_of_similar_length_and_at_most_max_tokens(
     hub: GeneratorHubInterface, echo: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.cfg.dataset, "max_tokens", 60)
     lines = [" ".join(["w1"] * (1 + n * 7 % 20)) for n in range(20)]
-    assert run(hub, "\n".join(lines).encode()) == lines
+    assert translate_text(hub, "\n".join(lines).encode()) == lines
     assert all(sentences * length <= 60 for sentences, length in echo)
     assert max(sentences for sentences, _ in echo) > 5
     assert sum(sentences * length for sentences, length in echo) < 1.2 * sum(range(2, 22))
-    assert run(hub, b"w1 " * 60) == [""]
+    assert translate_text(hub, b"w1 " * 60) == [""]
 
 
-def test_no_more_lines_are_read_than_the_buffer_holds(
-    hub: GeneratorHubInterface, echo: list
-) -> None:
+def test_at_most_the_lines_of_the_buffer_are_read(hub: GeneratorHubInterface, echo: list) -> None:
     taken = []
 
     class Endless(io.BytesIO):
@@ -197,11 +195,11 @@ def test_no_more_lines_are_read_than_the_buffer_holds(
         for buffers in (1, 2, 3):
             assert next(found) == ["w1 w2"] * 7
             assert len(taken) == 7 * buffers
-    assert set(taken) == {65536}  # nor more bytes of a line
+    assert set(taken) == {65536}  # at most so many bytes of a line
     assert hub.task.dataset_to_epoch_iter == {}
 
 
-def test_files_follow_each_other_and_progress_counts_every_line(
+def test_files_are_translated_in_order_and_progress_counts_every_line(
     hub: GeneratorHubInterface, echo: list, tmp_path: Path
 ) -> None:
     files = [tmp_path / name for name in "abc"]
@@ -215,12 +213,12 @@ def test_files_follow_each_other_and_progress_counts_every_line(
         assert progress.n == 4
 
 
-def test_punctuation_is_normalised_as_in_the_preparation_of_wmt(
+def test_punctuation_is_normalised_as_for_the_wmt_data(
     hub: GeneratorHubInterface,
 ) -> None:
-    normalize = translating.normalizer(Namespace(normalize=True), hub)
+    normalize = translating.build_normalizer(Namespace(normalize=True), hub)
     assert normalize("„w1“  …\n") == normalize("„w1“  …") == '"w1" ...'
-    assert translating.normalizer(Namespace(normalize=False), hub)("„w1“") == "„w1“"
+    assert translating.build_normalizer(Namespace(normalize=False), hub)("„w1“") == "„w1“"
 
 
 # The command
@@ -230,8 +228,8 @@ def test_punctuation_is_normalised_as_in_the_preparation_of_wmt(
 def command(
     released: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Callable[..., tuple[bytes, str]]:
-    """``command(*arguments, stdin=b"")`` runs the script in this process and returns what it prints
-    to standard output and to standard error."""
+    """``command(*arguments, stdin=b"")`` runs the command in this process and returns its
+    standard output and standard error."""
 
     def call(*arguments: object, stdin: bytes = b"") -> tuple[bytes, str]:
         monkeypatch.setattr(sys, "argv", ["translation/translate.py", *map(str, arguments)])
@@ -246,7 +244,7 @@ def command(
     return call
 
 
-def test_a_file_and_a_pipe_give_the_translations_of_the_hub_interface(
+def test_files_and_pipes_get_the_translations_of_the_hub_interface(
     command: Callable[..., Any], released: Path, tmp_path: Path
 ) -> None:
     text = "w1 , w2w3\n\nw4 w5 w6 w7\n"
@@ -267,13 +265,13 @@ def test_a_file_and_a_pipe_give_the_translations_of_the_hub_interface(
     assert "line 2 is empty: its translation is empty" in notes
 
 
-def test_an_ensemble_and_dictionaries_from_elsewhere(
+def test_an_ensemble_translates_with_dictionaries_of_another_folder(
     command: Callable[..., Any],
     trained: Path,
     toy_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(toy_data)  # fairseq would look for "." beside the checkpoint
+    monkeypatch.chdir(toy_data)  # fairseq would resolve "." relative to the checkpoint
     paths = f"{trained / 'checkpoint_last.pt'}:{trained / 'checkpoint1.pt'}"
     output, _ = command("--path", paths, "--data", ".", "--device", "cpu", stdin=b"w1\nw2\n")
     assert output.count(b"\n") == 2
@@ -283,7 +281,7 @@ def test_options_reach_the_generator(released: Path, monkeypatch: pytest.MonkeyP
     arguments = ["--path", str(released / "model.pt"), "--beam", "7", "--lenpen", "1.5"]
     arguments += ["--max-tokens", "99", "--tokenizer", "moses", "--no-dash-splits"]
     monkeypatch.setattr(sys, "argv", ["translation/translate.py", *arguments])
-    hub = translating.load(translating.parse_args())
+    hub = translating.load_model(translating.parse_args())
     generator = hub.task.build_generator(hub.models, hub.cfg.generation)
     assert (generator.beam_size, generator.len_penalty) == (7, 1.5)
     assert (generator.max_len_a, generator.max_len_b) == (1, 200)
@@ -291,13 +289,13 @@ def test_options_reach_the_generator(released: Path, monkeypatch: pytest.MonkeyP
     assert hub.tokenize("ab-cd") == "ab-cd"
 
 
-def torn(folder: Path) -> tuple[object, ...]:
-    shutil.copy(folder / "model.pt", folder / "torn.pt")
-    os.truncate(folder / "torn.pt", 5000)
-    return ("--path", folder / "torn.pt")
+def truncate_checkpoint(folder: Path) -> tuple[object, ...]:
+    shutil.copy(folder / "model.pt", folder / "truncated.pt")
+    os.truncate(folder / "truncated.pt", 5000)
+    return ("--path", folder / "truncated.pt")
 
 
-def permuted(folder: Path) -> tuple[object, ...]:
+def permute_dictionary(folder: Path) -> tuple[object, ...]:
     (folder / "permuted").mkdir()
     for path in folder.glob("dict.*.txt"):
         lines = path.read_text().splitlines(keepends=True)
@@ -314,11 +312,11 @@ def permuted(folder: Path) -> tuple[object, ...]:
         (("--path", "{0}/model.pt", "--data", "/nowhere"), ("there is no /nowhere",)),
         (("--path", "{0}/model.pt", "--bpe-codes", "/nowhere"), ("--bpe-codes", "/nowhere")),
         (("--path", "{0}/model.pt", "--no-dash-splits"), ("no effect without --tokenizer",)),
-        (("--path", "{0}/model.pt", "--lenpen", "nan"), ("--lenpen needs a number", "nan")),
-        (("--path", "{0}/model.pt", "--lenpen", "-1"), ("--lenpen needs a number", "-1")),
+        (("--path", "{0}/model.pt", "--lenpen", "nan"), ("--lenpen needs a finite number", "nan")),
+        (("--path", "{0}/model.pt", "--lenpen", "-1"), ("--lenpen needs a finite number", "-1")),
         (("--path", "{0}/model.pt", "--device", "toaster"), ("--device toaster",)),
-        (torn, ("torn.pt is damaged (truncated or overwritten)",)),
-        (permuted, ("another dictionary", "its 40 entries are other symbols")),
+        (truncate_checkpoint, ("truncated.pt is damaged (truncated or overwritten)",)),
+        (permute_dictionary, ("another dictionary", "its 40 entries are other symbols")),
     ],
 )
 def test_bad_input_gets_one_sentence(
@@ -339,12 +337,12 @@ def test_bad_input_gets_one_sentence(
     assert all(word in sentence for word in words), sentence
 
 
-def test_in_a_pipe_nothing_but_translations_is_written_and_an_early_end_is_no_error(
+def test_a_pipe_gets_translations_only_and_may_be_closed_early(
     released: Path,
 ) -> None:
     process = subprocess.Popen(
         [
-            *command_line("translation/translate.py", "--path", released / "model.pt"),
+            *build_command("translation/translate.py", "--path", released / "model.pt"),
             *("--device", "cpu", "--buffer-size", "2"),
         ],
         env=ENVIRONMENT,

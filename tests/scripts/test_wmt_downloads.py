@@ -1,4 +1,4 @@
-"""prepare_wmt*.sh: archives are downloaded whole, whatever happens to the connection."""
+"""scripts/wmt/prepare.sh: downloads are complete, whatever happens to the connection."""
 
 import functools
 import subprocess
@@ -15,7 +15,7 @@ NAME = "training-parallel-nc-v11.tgz"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder; the first `cuts` answers break off in their middle."""
+    """Serves a folder; the first ``cuts`` answers break off in the middle."""
 
     def __init__(self, folder: Path, ranges: bool = True, cuts: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
@@ -28,6 +28,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(SimpleHTTPRequestHandler):
+    """Answers as the options of its `Server` say."""
+
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
         asked = self.headers.get("Range")
@@ -67,14 +69,14 @@ def serve(mirror: Path) -> Iterator[Callable[..., Server]]:
         server.server_close()
 
 
-def fetch(
+def run_fetch(
     mirror: Path, out: Path, *mirrors: object, name: str = NAME
 ) -> subprocess.CompletedProcess[str]:
-    """Run the function of prepare_wmt.sh that brings one archive."""
+    """Run the function of scripts/wmt/prepare.sh that fetches one archive."""
     (out / "download").mkdir(exist_ok=True)
     script = (
         'set -euo pipefail; source "$1"; out=$2 archives=$3 name=$4; shift 4; '
-        'for where in "$@"; do mirrors+=("$(mirror_of "$where")"); done; fetch "$name"'
+        'for where in "$@"; do mirrors+=("$(resolve_mirror "$where")"); done; fetch_archive "$name"'
     )
     words = (SCRIPTS / "wmt/prepare.sh", out, mirror.parent / "archives.txt", name, *mirrors)
     return run_command(["bash", "-c", script, "bash", *map(str, words)])
@@ -89,7 +91,7 @@ def assert_fetched(
 
 
 def leave_part(mirror: Path, out: Path, data: bytes | None = None) -> int:
-    """What an earlier download left: the first half of the archive, or `data`; its length."""
+    """Leave half of the archive, or ``data``, as an interrupted download would; return its size."""
     (out / "download").mkdir()
     whole = (mirror / NAME).read_bytes()
     part = whole[: len(whole) // 2] if data is None else data
@@ -100,35 +102,35 @@ def leave_part(mirror: Path, out: Path, data: bytes | None = None) -> int:
 def test_a_download_resumes(mirror: Path, tmp_path: Path, serve: Callable[..., Server]) -> None:
     half = leave_part(mirror, tmp_path)
     server = serve()
-    assert_fetched(fetch(mirror, tmp_path, server.address), mirror, tmp_path)
+    assert_fetched(run_fetch(mirror, tmp_path, server.address), mirror, tmp_path)
     assert server.asked == [f"bytes={half}-"]
-    assert fetch(mirror, tmp_path, server.address).stderr == ""
+    assert run_fetch(mirror, tmp_path, server.address).stderr == ""
     assert len(server.asked) == 1
 
 
-def test_a_broken_connection_is_taken_up_again(
+def test_a_download_continues_after_a_broken_connection(
     mirror: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     server = serve(cuts=2)
-    assert_fetched(fetch(mirror, tmp_path, server.address), mirror, tmp_path)
+    assert_fetched(run_fetch(mirror, tmp_path, server.address), mirror, tmp_path)
     assert len(server.asked) == 3
 
 
-def test_a_server_that_cannot_resume_sends_it_all(
+def test_a_server_that_cannot_resume_sends_the_whole_archive(
     mirror: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     leave_part(mirror, tmp_path)
-    assert_fetched(fetch(mirror, tmp_path, serve(ranges=False).address), mirror, tmp_path)
+    assert_fetched(run_fetch(mirror, tmp_path, serve(ranges=False).address), mirror, tmp_path)
 
 
 @pytest.mark.parametrize("beginning", [b"<html>", b"<html>" * 10_000])
-def test_a_wrong_beginning_is_thrown_away(
+def test_the_start_of_another_file_is_thrown_away(
     beginning: bytes, mirror: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     leave_part(mirror, tmp_path, beginning)
-    done = fetch(mirror, tmp_path, serve().address)
+    done = run_fetch(mirror, tmp_path, serve().address)
     assert_fetched(done, mirror, tmp_path)
-    assert "is not the archive it should be: it" in done.stderr
+    assert "is not the right archive: it" in done.stderr
 
 
 def test_a_download_killed_before_its_check_is_checked(
@@ -136,22 +138,22 @@ def test_a_download_killed_before_its_check_is_checked(
 ) -> None:
     leave_part(mirror, tmp_path, (mirror / NAME).read_bytes())
     server = serve()
-    assert_fetched(fetch(mirror, tmp_path, server.address), mirror, tmp_path)
+    assert_fetched(run_fetch(mirror, tmp_path, server.address), mirror, tmp_path)
     assert server.asked == []
 
 
-def test_an_archive_of_unknown_size_starts_again(
+def test_a_download_of_unknown_size_starts_again(
     mirror: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     (tmp_path / "download").mkdir()
     (tmp_path / "download/dev.tgz.part").write_bytes(b"half")
     server = serve()
-    done = fetch(mirror, tmp_path, server.address, name="dev.tgz")
+    done = run_fetch(mirror, tmp_path, server.address, name="dev.tgz")
     assert_fetched(done, mirror, tmp_path, "dev.tgz")
     assert server.asked == [None]
 
 
-def test_the_second_mirror_is_used(
+def test_mirrors_are_tried_in_order(
     mirror: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
     torn = tmp_path / "torn"
@@ -159,13 +161,13 @@ def test_the_second_mirror_is_used(
     (torn / NAME).write_bytes((mirror / NAME).read_bytes()[:-9])
     (tmp_path / "empty").mkdir()
     dead = serve(tmp_path / "empty")
-    done = fetch(mirror, tmp_path, tmp_path / "empty", torn, dead.address, f"file://{mirror}")
+    done = run_fetch(mirror, tmp_path, tmp_path / "empty", torn, dead.address, f"file://{mirror}")
     assert_fetched(done, mirror, tmp_path)
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     size = (mirror / NAME).stat().st_size
     assert notes == [
         f"note: there is no {tmp_path}/empty/{NAME}",
-        f"note: {torn}/{NAME} is not the archive it should be: it has {size - 9} bytes, not {size}",
+        f"note: {torn}/{NAME} is not the right archive: it has {size - 9} bytes, not {size}",
         f"note: could not download {NAME} from {dead.address}/{NAME}",
     ]
 
@@ -176,11 +178,13 @@ def test_a_dead_mirror_is_named(mirror: Path, tmp_path: Path, serve: Callable[..
     server.shutdown()
     server.server_close()
     assert_refused(
-        fetch(mirror, tmp_path, gone, tmp_path),
+        run_fetch(mirror, tmp_path, gone, tmp_path),
         f"{gone}/{NAME}",
         f"{tmp_path}/{NAME}",
         progress=True,
     )
     assert_refused(
-        fetch(mirror, tmp_path, name="test-full.tgz"), "http://nowhere/test-full.tgz", progress=True
+        run_fetch(mirror, tmp_path, name="test-full.tgz"),
+        "http://nowhere/test-full.tgz",
+        progress=True,
     )

@@ -1,4 +1,4 @@
-"""prepare_wmt*.sh: from a mirror of tiny archives with the official names to binarised data."""
+"""scripts/wmt/prepare_en_*.sh: from a mirror of tiny archives to binarised data."""
 
 import io
 import json
@@ -13,22 +13,30 @@ from pathlib import Path
 
 import pytest
 
-from scripts.lib.corpus_files import binarised_sentences
+from scripts.lib.corpus_files import count_binarised_sentences
 from tests.helpers.scripts import (
     ENVIRONMENT,
     assert_refused,
-    command,
-    contents,
-    run,
+    build_command,
+    read_contents,
     run_command,
+    run_script,
 )
-from tests.helpers.wmt_mirror import BROKEN, CORPORA, EN_DE, EN_FR, GOOD, raw, tiny_options
+from tests.helpers.wmt_mirror import (
+    BROKEN,
+    CORPORA,
+    EN_DE,
+    EN_FR,
+    GOOD,
+    build_tiny_options,
+    make_raw,
+)
 
 
 @pytest.fixture(scope="module")
 def en_de(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "en-de"
-    done = run(EN_DE, *tiny_options(mirror, out))
+    done = run_script(EN_DE, *build_tiny_options(mirror, out))
     assert done.returncode == 0, done.stderr
     assert "note: commoncrawl.de-en has 2310 sentence pairs where WMT has 2399123" in done.stderr
     assert "clean commoncrawl.de-en: 2,310 lines in" in done.stderr
@@ -37,7 +45,7 @@ def en_de(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_prepared(out: Path, language: str) -> None:
-    """Every good pair is there, beside its translation, and every number of the report is right."""
+    """Check that every good pair is there with its translation, and every number of the report."""
     report = json.loads((out / "report.json").read_text())
     corpora = [
         (Path(name).name, good)
@@ -74,9 +82,9 @@ def check_prepared(out: Path, language: str) -> None:
             plain = (out / f"text/{split}.{lang}").read_bytes()
             symbols = (out / f"bpe/{split}.{lang}").read_bytes()
             assert b"@@ " in symbols and symbols.replace(b"@@ ", b"") == plain
-            assert binarised_sentences(out / f"bin/{split}.en-{language}.{lang}.idx") == size
+            assert count_binarised_sentences(out / f"bin/{split}.en-{language}.{lang}.idx") == size
     test = (out / "text/test.raw.en").read_text(encoding="utf-8").splitlines()
-    assert test == [*raw(17)[::2], *raw(17)[1::2]]
+    assert test == [*make_raw(17)[::2], *make_raw(17)[1::2]]
     dictionaries = [(out / f"bin/dict.{lang}.txt").read_bytes() for lang in ("en", language)]
     assert dictionaries[0] == dictionaries[1]
 
@@ -91,7 +99,7 @@ def test_every_good_pair_is_prepared(en_de: Path) -> None:
 
 
 def test_english_french_splits_hyphens_and_reads_gzip_in_tar(mirror: Path, tmp_path: Path) -> None:
-    done = run(EN_FR, *tiny_options(mirror, tmp_path))
+    done = run_script(EN_FR, *build_tiny_options(mirror, tmp_path))
     assert done.returncode == 0, done.stderr
     check_prepared(tmp_path, "fr")
     assert "half @-@ done ." in (tmp_path / "text/test.fr").read_text()
@@ -104,7 +112,9 @@ def test_unknown_symbols_are_counted_as_fairseq_does(en_de: Path) -> None:
     assert len(found) == 6
     for language, split, sentences, tokens, rate in found:
         ours = report["splits"][split][language]
-        assert ours["tokens"] + int(sentences) == int(tokens)  # fairseq counts ends of sentences
+        assert ours["tokens"] + int(sentences) == int(
+            tokens
+        )  # fairseq counts ends of sentences, too
         assert ours["unknown"] / int(tokens) == pytest.approx(float(rate) / 100, rel=0.005)
     assert (
         report["splits"]["train"]["en"]["unknown"] == 0 < report["splits"]["test"]["en"]["unknown"]
@@ -113,8 +123,8 @@ def test_unknown_symbols_are_counted_as_fairseq_does(en_de: Path) -> None:
     assert report["dictionary"] == int(log_size)
 
 
-def test_codes_are_those_of_subword_nmt(en_de: Path, tmp_path: Path) -> None:
-    """Learning from counted words, and applying chunk by chunk, changes nothing."""
+def test_codes_and_subwords_are_those_of_subword_nmt(en_de: Path, tmp_path: Path) -> None:
+    """Learning from counted words and applying chunk by chunk change nothing."""
     from subword_nmt import apply_bpe, learn_bpe
 
     train = [(en_de / f"text/train.{lang}").read_text() for lang in ("en", "de")]
@@ -129,7 +139,7 @@ def test_codes_are_those_of_subword_nmt(en_de: Path, tmp_path: Path) -> None:
 
 def test_a_second_run_does_nothing(en_de: Path, mirror: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in en_de.rglob("*")}
-    done = run(EN_DE, *tiny_options(mirror, en_de))
+    done = run_script(EN_DE, *build_tiny_options(mirror, en_de))
     assert done.returncode == 0
     assert done.stderr.count("there already") == 4 == len(done.stderr.splitlines())
     assert "joined dictionary" in done.stdout
@@ -137,15 +147,15 @@ def test_a_second_run_does_nothing(en_de: Path, mirror: Path) -> None:
 
 
 def test_other_settings_are_refused(en_de: Path, mirror: Path) -> None:
-    done = run(EN_DE, *tiny_options(mirror, en_de, "--ratio", 9))
+    done = run_script(EN_DE, *build_tiny_options(mirror, en_de, "--ratio", 9))
     assert_refused(done, "ratio 1.5", "ratio 9", str(en_de))
 
 
 # Killed ------------------------------------------------------------------------------------------
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Processes that have the folder's name on their command line."""
+def find_processes(folder: Path) -> list[int]:
+    """Find processes with the folder in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -155,28 +165,28 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def kill_when(there: Path, words: list[str], whole_group: bool) -> None:
-    """Start a command, kill -9 it as soon as something is there, and see its processes end."""
+def kill_when_exists(path: Path, words: list[str], kill_group: bool) -> None:
+    """Start a command, kill -9 it as soon as ``path`` exists, and wait until its processes end."""
     out = Path(words[words.index("--out") + 1])
     with (out / "killed.log").open("w") as log:
         process = subprocess.Popen(
             words, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
         )
-    while not there.exists():
-        assert process.poll() is None, (there, Path(log.name).read_text())
+    while not path.exists():
+        assert process.poll() is None, (path, Path(log.name).read_text())
         time.sleep(0.002)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+    (os.killpg if kill_group else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
     patience = time.monotonic() + 30
-    while processes_of(out):
-        assert time.monotonic() < patience, "something of it goes on"
+    while find_processes(out):
+        assert time.monotonic() < patience, "a process of it still runs"
         time.sleep(0.01)
 
 
-def test_killed_at_any_stage_it_goes_on(en_de: Path, mirror: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_a_kill_at_any_stage(en_de: Path, mirror: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    words = command(EN_DE, *tiny_options(mirror, out))
+    words = build_command(EN_DE, *build_tiny_options(mirror, out))
     for stage, group in {
         "clean-commoncrawl.de-en/train.en": False,
         "text/valid.en": True,
@@ -184,26 +194,30 @@ def test_killed_at_any_stage_it_goes_on(en_de: Path, mirror: Path, tmp_path: Pat
         "bpe/train.en": False,
         "bin": False,
     }.items():
-        kill_when(out / f".partial-{stage}", words, group)
+        kill_when_exists(out / f".partial-{stage}", words, group)
         assert not (out / stage).exists()
-    assert not (out / "clean-europarl-v7.de-en").exists(), "parts go once text/ is there"
+    assert not (out / "clean-europarl-v7.de-en").exists(), (
+        "cleaned corpora remain after text/ is complete"
+    )
     done = run_command(words)
     assert done.returncode == 0, done.stderr
     assert "text: there already" in done.stderr and "bin: made" in done.stderr
     (out / "killed.log").unlink()
-    assert contents(out) == contents(en_de)
+    assert read_contents(out) == read_contents(en_de)
     assert not list(out.glob(".*"))
 
 
 @pytest.mark.slow
-def test_killed_while_fairseq_writes_it_goes_on(en_de: Path, mirror: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_a_kill_while_fairseq_writes(
+    en_de: Path, mirror: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for name in ("settings", "text", "codes", "bpe"):
         copy = shutil.copytree if (en_de / name).is_dir() else shutil.copy
         out.mkdir(exist_ok=True)
         copy(en_de / name, out / name)
-    words = command(EN_DE, *tiny_options(mirror, out))
-    kill_when(out / ".partial-bin/train.en-de.en.bin", words, whole_group=False)
+    words = build_command(EN_DE, *build_tiny_options(mirror, out))
+    kill_when_exists(out / ".partial-bin/train.en-de.en.bin", words, kill_group=False)
     done = run_command(words)
     assert done.returncode == 0, done.stderr
-    assert contents(out / "bin") == contents(en_de / "bin")
+    assert read_contents(out / "bin") == read_contents(en_de / "bin")

@@ -1,18 +1,20 @@
-"""scripts/wmt/text.py in pieces: what becomes of a line, in which order, in how much memory."""
+"""scripts/wmt/text.py and scripts/lib/line_pool.py: tokens, limits, order of lines, memory."""
 
 import gzip
 import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from scripts.lib import line_pool
 from scripts.wmt import cleaning, subwords
-from tests.helpers.scripts import command, run_command
+from tests.helpers.scripts import build_command, run_command
 from tests.helpers.wmt_mirror import write_tar
 
 
@@ -24,16 +26,16 @@ def test_results_come_in_order_and_few_chunks_are_read_ahead() -> None:
             read.append(number)
             yield [b"x"] * number
 
-    results = line_pool.in_order(subwords.words_of, chunks(), workers=2)
+    results = line_pool.map_in_order(subwords.count_chunk_words, chunks(), workers=2)
     assert next(results)[0] == 0
     assert len(read) == 2 * line_pool.AHEAD
     assert [lines for lines, _ in results] == list(range(1, 100))
 
 
-def test_a_worker_whose_parent_was_killed_before_it_began_ends() -> None:
+def test_a_worker_ends_if_its_parent_was_killed_before_it_started() -> None:
     for parent, status in {os.getpid(): 0, os.getppid(): 1}.items():
         worker = multiprocessing.get_context("fork").Process(
-            target=line_pool.follow, args=(parent,)
+            target=line_pool.end_with_parent, args=(parent,)
         )
         worker.start()
         worker.join()
@@ -53,15 +55,17 @@ def test_a_worker_whose_parent_was_killed_before_it_began_ends() -> None:
         (1, 0, "empty"),
     ],
 )
-def test_limits_of_length_and_ratio(source: int, target: int, reason: str | None) -> None:
+def test_pairs_beyond_the_limits_of_length_and_ratio_are_dropped(
+    source: int, target: int, reason: str | None
+) -> None:
     rules = cleaning.Rules(("en", "de"), dashes=False, max_length=250, ratio=1.5)
-    assert cleaning.fault(["w"] * source, ["w"] * target, rules) == reason
+    assert cleaning.find_fault(["w"] * source, ["w"] * target, rules) == reason
 
 
-def test_words_of_any_length_up_to_mosess_limit() -> None:
+def test_words_longer_than_mosess_limit_are_dropped() -> None:
     rules = cleaning.Rules(("en", "de"), dashes=False, max_length=250, ratio=1.5)
-    assert cleaning.fault(["w" * 1000], ["w"], rules) is None
-    assert cleaning.fault(["w"], ["w" * 1001], rules) == "too long"
+    assert cleaning.find_fault(["w" * 1000], ["w"], rules) is None
+    assert cleaning.find_fault(["w"], ["w" * 1001], rules) == "too long"
 
 
 @pytest.mark.parametrize(
@@ -77,13 +81,13 @@ def test_words_of_any_length_up_to_mosess_limit() -> None:
     ],
 )
 def test_tokens_are_those_of_moses(language: str, line: str, tokens: str) -> None:
-    """What the Perl scripts, run on these lines, print."""
+    """The expected tokens are the output of the Perl scripts for these lines."""
     assert " ".join(cleaning.tokenise(line, language, dashes=True)) == tokens
     without = " ".join(cleaning.tokenise(line, language, dashes=False))
     assert without == tokens.replace(" @-@ ", "-")
 
 
-def test_rare_words_are_let_go_where_there_are_too_many(
+def test_rare_words_are_dropped_if_there_are_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subwords, "MOST_WORDS", 3)
@@ -92,18 +96,31 @@ def test_rare_words_are_let_go_where_there_are_too_many(
     assert (tmp_path / "words").read_text() == "d 4\nc 3\nb 2\n"
 
 
-def test_progress_is_told_in_lines_without_a_terminal(
+def test_progress_is_printed_in_lines_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(line_pool, "SECONDS_BETWEEN_LINES", 0)
-    assert list(line_pool.shown([1500, 500], "clean x", int, 4000)) == [1500, 500]
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("clean x: 1,500 of 4,000 lines, ")
-    assert told[-1].startswith("clean x: 2,000 lines in ")
+    assert list(line_pool.show_progress([1500, 500], "clean x", int, 4000)) == [1500, 500]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("clean x: 1,500 of 4,000 lines, ")
+    assert lines[-1].startswith("clean x: 2,000 lines in ")
 
 
-# Runs a command and prints the peak memory of the largest of its processes. A process starts with
-# the peak of the one that starts it, so this must be a small one.
+def test_a_bar_starts_no_thread_that_workers_would_inherit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    before = threading.active_count(), tqdm.monitor_interval
+
+    def results() -> Iterator[int]:
+        assert (threading.active_count(), tqdm.monitor_interval) == before
+        yield 1
+
+    assert list(line_pool.show_progress(results(), "clean x", int)) == [1]
+
+
+# Runs a command and prints the peak memory of its largest process. A process inherits the peak of
+# its parent, so this parent must be small.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
@@ -113,7 +130,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    """Peak memory of cleaning four times as many lines; the largest process counts."""
+    """Cleaning four times as many lines has the same peak memory, by the largest process."""
     name = "commoncrawl.de-en"
     peaks = {}
     for lines in (100_000, 400_000):
@@ -125,7 +142,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         out.mkdir()
         options = ("--languages", "en", "de", "--max-length", 250, "--ratio", 1.5, "--workers", 2)
         words = ("clean", "--archive", archive, "--name", name, "--out", out, *options)
-        done = run_command([sys.executable, "-c", PEAK, *command("wmt/text.py", *words)])
+        done = run_command([sys.executable, "-c", PEAK, *build_command("wmt/text.py", *words)])
         assert done.returncode == 0, done.stderr
         assert json.loads((out / "counts.json").read_text())["kept"] == lines
         peaks[lines] = int(done.stdout)
@@ -134,10 +151,11 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_tokens_of_the_wmt_sample(language: str) -> None:
-    """The sample was tokenised by Moses, and its punctuation normalised afterwards.
+    """Tokenising the detokenised sample again gives the sample.
 
-    Detokenised and done again in that order, its lines come out the same, but for what cannot be
-    known any more: which quotation marks were typographic, and so are not escaped in the sample.
+    Moses tokenised the sample before it normalised its punctuation, so the test does the same. It
+    ignores escapes of quotation marks: the sample has them for marks that were not typographic,
+    which cannot be seen after normalisation.
     """
     if not (folder := os.environ.get("REVCOL_WMT_SAMPLE")):
         pytest.skip("REVCOL_WMT_SAMPLE names no folder with a sample of WMT")
@@ -146,7 +164,7 @@ def test_tokens_of_the_wmt_sample(language: str) -> None:
     with gzip.open(Path(folder) / f"train.{language}.gz", "rt", encoding="utf-8") as file:
         sample = [line.rstrip("\n") for line in file][:2500]
     detokenizer = MosesDetokenizer(language)
-    normaliser, tokeniser = cleaning.moses(language)
+    normaliser, tokeniser = cleaning.load_moses(language)
 
     def comparable(line: str) -> str:
         return " ".join(line.replace("&quot;", '"').split())
