@@ -224,8 +224,8 @@ class RevCol(nn.Module):
         They move with gamma. Empty where no column is rebuilt.
         """
         kept = len(self.columns) - self.keep_columns if self.reversible else 0
-        if kept < 1:
-            return []
+        if kept < 2:
+            return list(range(kept))
         growth = measure_growth(list(self.columns)[:kept]).detach().cpu()
         return sorted(plan_keyframes(growth, self.keyframe_budget))
 

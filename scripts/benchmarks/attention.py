@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from revcol_nlp.columns.isotropic import NormalizedAttention
 from scripts.benchmarks.live_bytes import LiveBytes
-from scripts.benchmarks.timing import in_turn, median_ratio
+from scripts.benchmarks.timing import median_ratio, time_in_turn
 
 
-def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_attention(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure a training step of both, on sequences of 32 to 1,024 tokens, ``--tokens`` in total.
 
     The bf16 error is the largest difference between the output under autocast and that of the same
@@ -36,7 +36,7 @@ def attention(args: argparse.Namespace) -> list[dict[str, Any]]:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(args.device)
         x.requires_grad_()
         runs = {way: partial(_step, module, x) for way, module in modules.items()}
-        seconds, _ = in_turn(runs, args.repeats, args.device)
+        seconds, _ = time_in_turn(runs, args.repeats, args.device)
         for way, module in modules.items():
             with LiveBytes(compute=False) as counter:
                 loss = _attend(module, x).square().sum()

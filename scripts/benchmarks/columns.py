@@ -25,12 +25,13 @@ from torch import Tensor
 
 from revcol_nlp.columns import verify
 from revcol_nlp.columns.stack import RevCol
-from scripts.benchmarks.attention import attention
+from scripts.benchmarks.attention import measure_attention
 from scripts.benchmarks.figure import draw_lines
 from scripts.benchmarks.live_bytes import LiveBytes
-from scripts.benchmarks.profile import profiled
-from scripts.benchmarks.timing import in_turn, median_ratio
+from scripts.benchmarks.profile import profile_runs
+from scripts.benchmarks.timing import median_ratio, time_in_turn
 from scripts.benchmarks.ways import build, build_naive, timed_ways, ways
+from scripts.lib.tables import format_table
 
 LENGTH = 32  # tokens in a sentence
 COMPUTE = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,15 +39,15 @@ COMPUTE = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Rows = list[dict[str, Any]]
 
 
-def stem_output(args: argparse.Namespace) -> Tensor:
+def make_stem_output(args: argparse.Namespace) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (args.tokens // LENGTH, LENGTH, args.dim)
     return torch.randn(shape, generator=generator).to(args.device)
 
 
-def exactness(args: argparse.Namespace) -> Rows:
+def measure_exactness(args: argparse.Namespace) -> Rows:
     """Largest relative difference of any gradient, reversible against ordinary autograd."""
-    stem, rows = stem_output(args), []
+    stem, rows = make_stem_output(args), []
     for columns in args.columns:
         for gamma in (0.5, "uniform"):
             model = build(args.dim, columns, gamma, device=args.device)
@@ -60,7 +61,9 @@ def exactness(args: argparse.Namespace) -> Rows:
     return rows
 
 
-def count(model: RevCol, forward: Callable[[Tensor], Tensor], stem: Tensor) -> tuple[int, int, int]:
+def count_step(
+    model: RevCol, forward: Callable[[Tensor], Tensor], stem: Tensor
+) -> tuple[int, int, int]:
     """Bytes held for the backward pass, bytes at the peak, and FLOPs, of one step."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -71,32 +74,32 @@ def count(model: RevCol, forward: Callable[[Tensor], Tensor], stem: Tensor) -> t
     return held, counter.peak.total(), counter.flops
 
 
-def memory(args: argparse.Namespace) -> Rows:
+def measure_memory(args: argparse.Namespace) -> Rows:
     """Bytes held for the backward pass, and at the peak of the step, by the number of columns."""
-    stem, rows = stem_output(args).requires_grad_(), []
+    stem, rows = make_stem_output(args).requires_grad_(), []
     for columns in args.columns:
         model = build(args.dim, columns, device=args.device)
         for way, forward in ways(model).items():
             stem.grad = torch.zeros_like(stem)
-            held, peak, flops = count(model, forward, stem)
+            held, peak, flops = count_step(model, forward, stem)
             rows.append(
                 {"columns": columns, "way": way, "held": held, "peak": peak, "flops": flops}
             )
     return rows
 
 
-def train(forward: Callable[[Tensor], Tensor], stem: Tensor) -> None:
+def run_step(forward: Callable[[Tensor], Tensor], stem: Tensor) -> None:
     """A step's forward and backward pass."""
     forward(stem).square().sum().backward()
 
 
-def speed(args: argparse.Namespace) -> Rows:
+def measure_speed(args: argparse.Namespace) -> Rows:
     """Seconds of a training step (on the CPU, of CPU time), and its ratio to the plain one's."""
-    stem, rows = stem_output(args).requires_grad_(), []
+    stem, rows = make_stem_output(args).requires_grad_(), []
     for columns in args.columns:
         found = timed_ways(args.dim, columns, args.device, args.compile)
-        runs = {way: partial(train, run, stem) for way, run in found.items()}
-        seconds, _ = in_turn(runs, args.repeats, args.device)
+        runs = {way: partial(run_step, run, stem) for way, run in found.items()}
+        seconds, _ = time_in_turn(runs, args.repeats, args.device)
         for way, times in seconds.items():
             row = {"columns": columns, "way": way, "seconds": statistics.median(times)}
             row |= {"least": min(times), "most": max(times)}
@@ -104,13 +107,13 @@ def speed(args: argparse.Namespace) -> Rows:
     return rows
 
 
-def profile(args: argparse.Namespace) -> Rows:
+def measure_profile(args: argparse.Namespace) -> Rows:
     """Where the time of a training step goes, in parts of the plain one's."""
-    stem, rows = stem_output(args).requires_grad_(), []
+    stem, rows = make_stem_output(args).requires_grad_(), []
     for columns in args.columns:
         found = timed_ways(args.dim, columns, args.device, args.compile)
-        runs = {way: partial(train, run, stem) for way, run in found.items()}
-        shares = profiled(runs, args.repeats, args.device)
+        runs = {way: partial(run_step, run, stem) for way, run in found.items()}
+        shares = profile_runs(runs, args.repeats, args.device)
         whole = sum(shares["plain"].values())
         for way, parts in shares.items():
             parts = {kind: value / whole for kind, value in parts.items()}
@@ -126,15 +129,15 @@ TITLES = {
     "attention": "normalised attention beside fairseq's MultiheadAttention",
 }
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    "exactness": exactness,
-    "memory": memory,
-    "speed": speed,
-    "profile": profile,
-    "attention": attention,
+    "exactness": measure_exactness,
+    "memory": measure_memory,
+    "speed": measure_speed,
+    "profile": measure_profile,
+    "attention": measure_attention,
 }
 
 
-def cell(name: str, value: Any) -> str:
+def format_cell(name: str, value: Any) -> str:
     if name in ("held", "peak"):
         return f"{value / 2**20:.1f}"
     if name == "flops":
@@ -144,14 +147,9 @@ def cell(name: str, value: Any) -> str:
     return str(value)
 
 
-def print_table(rows: Rows) -> None:
-    """The rows in Markdown."""
-    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-    for row in rows:
-        print(f"| {' | '.join(cell(name, value) for name, value in row.items())} |")
-
-
-def picture(what: str, rows: Rows) -> tuple[str, str, dict[str, list[tuple[float, float]]]]:
+def describe_picture(
+    what: str, rows: Rows
+) -> tuple[str, str, dict[str, list[tuple[float, float]]]]:
     """Labels of both axes, and the points of each line."""
     if what == "exactness":
         lines = {
@@ -223,13 +221,14 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     rows = BENCHMARKS[args.what](args)
-    print_table(rows)
+    cells = [[format_cell(name, value) for name, value in row.items()] for row in rows]
+    print(format_table(list(rows[0]), cells))
     if args.json:
         settings = {name: str(value) for name, value in vars(args).items()}
         found = {"torch": torch.__version__, "settings": settings, "rows": rows}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if args.figure:
-        draw_lines(*picture(args.what, rows), args.figure)
+        draw_lines(*describe_picture(args.what, rows), args.figure)
 
 
 if __name__ == "__main__":

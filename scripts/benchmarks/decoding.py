@@ -22,7 +22,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks.translation import TranslationTask
 
 from revcol_nlp.models.config import PRESETS, fill_preset
-from scripts.benchmarks.timing import in_turn, median_ratio
+from scripts.benchmarks.timing import median_ratio, time_in_turn
 from scripts.lib.command_line import (
     BadInput,
     add_device_option,
@@ -167,7 +167,7 @@ def main() -> None:
     task, sentences = read_task(args)
     built = build_models(args, task)
     runs = {name: build_decoding_run(args, task, model, sentences) for name, model in built.items()}
-    seconds, returned = in_turn(runs, args.repeats, args.device)
+    seconds, returned = time_in_turn(runs, args.repeats, args.device)
     tokens = returned[args.arch]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
     print(f"{len(sentences)} sentences, {tokens} generated tokens, beam {args.beam}\n")

@@ -20,7 +20,7 @@ KINDS = {
 REST = "the rest"
 
 
-def profiled(
+def profile_runs(
     runs: dict[str, Callable[[], Any]], repeats: int, device: str
 ) -> dict[str, dict[str, float]]:
     """Measure the seconds that each run spends in each of `KINDS` and in the rest.

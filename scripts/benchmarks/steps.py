@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.benchmarks.live_bytes import LiveBytes
-from scripts.benchmarks.timing import in_turn, median_ratio
+from scripts.benchmarks.timing import median_ratio, time_in_turn
 
 BYTES_PER_PARAMETER = 16  # value, gradient and Adam's two averages, in float32
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
@@ -153,7 +153,7 @@ def measure_variants(
         ]
         if args.repeats:
             runs = {str(n): partial(run_step, v, timed, autocast) for n, v in enumerate(variants)}
-            seconds = list(in_turn(runs, args.repeats, args.device)[0].values())
+            seconds = list(time_in_turn(runs, args.repeats, args.device)[0].values())
             for row, times in zip(rows[-len(variants) :], seconds, strict=True):
                 row["per_second"] = total / statistics.median(times)
                 row["per_second_spread"] = [total / f(times) for f in (max, min)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-def in_turn(
+def time_in_turn(
     runs: dict[str, Callable[[], Any]], repeats: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Time each function ``repeats`` times, in turn, after one warm-up round.
