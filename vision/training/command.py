@@ -12,9 +12,10 @@ from pathlib import Path
 
 from torch import distributed
 
-# torch.save raises a plain RuntimeError when it cannot write. Its text names torch's writer or the
-# source file of that writer. Errors of other origin, such as torch.OutOfMemoryError, name neither.
-TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")
+# torch.save raises a plain RuntimeError when it cannot write. Its text names torch's writer, the
+# source file of that writer, or C++'s iostream, with which the writer closes the file. Errors of
+# other origin, such as torch.OutOfMemoryError, name none of these.
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc", "iostream")
 
 
 class UserError(Exception):
