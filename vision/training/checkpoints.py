@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 PATTERN = "*.pth.tar"
 
 
-class DamagedCheckpoint(UserError):
-    """A file is truncated, overwritten, or not a checkpoint of ``vision.train``."""
+class OutdatedCheckpoint(UserError):
+    """An earlier version of ``vision.train`` saved the checkpoint."""
 
 
 @dataclass
@@ -110,8 +110,8 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         mmap: leave the tensors in the file, and skip the comparison of checksums.
 
     Raises:
-        DamagedCheckpoint: if the file is truncated, overwritten, or not a checkpoint.
-        UserError: if there is no such file, or an earlier version saved it.
+        OutdatedCheckpoint: if an earlier version saved the file.
+        UserError: if there is no such file, or it is truncated, overwritten or not a checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
@@ -123,12 +123,12 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     # For truncated and foreign files, torch's readers raise errors of almost any kind.
     except Exception as error:
         if "argparse.Namespace" in str(error):
-            raise UserError(_describe_old_checkpoint(path)) from None
+            raise OutdatedCheckpoint(_describe_outdated(path)) from None
         state = None
     if isinstance(state, dict) and isinstance(state.get("args"), Namespace):
-        raise UserError(_describe_old_checkpoint(path))
+        raise OutdatedCheckpoint(_describe_outdated(path))
     if not _has_contents(state):
-        raise DamagedCheckpoint(f"{path} is damaged, or is not a checkpoint of vision.train")
+        raise UserError(f"{path} is damaged, or is not a checkpoint of vision.train")
     return state
 
 
@@ -148,7 +148,7 @@ def _has_contents(state: Any) -> bool:
     )
 
 
-def _describe_old_checkpoint(path: str | Path) -> str:
+def _describe_outdated(path: str | Path) -> str:
     return (
         f"{path} was saved by an earlier version of vision.train, as an argparse.Namespace in it "
         "shows: this version cannot resume or validate it, but --initial-checkpoint starts a new "
@@ -224,13 +224,15 @@ def find_latest_checkpoint(folder: Path) -> Path | None:
     Damaged files are skipped with a warning.
 
     Raises:
-        UserError: if an earlier version saved one of them.
+        OutdatedCheckpoint: if an earlier version saved one of them; the run must not overwrite it.
     """
     found = []
     for path in sorted(folder.glob(PATTERN)):
         try:
             progress = read_checkpoint(path, mmap=True)["progress"]
-        except DamagedCheckpoint as error:
+        except OutdatedCheckpoint:
+            raise
+        except UserError as error:
             logger.warning("skipped: %s", error)
         else:
             # Several files may be links to one checkpoint; prefer the name that all runs have.
