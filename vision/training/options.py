@@ -119,12 +119,18 @@ def parse_training(argv: Sequence[str]) -> TrainingOptions:
         recipe_values = recipe.values
         check_effects(defaults | recipe_values, recipe_values, f"{recipe.file}: ")
         note = describe_mismatch(recipe, given.get("model") or recipe_values.get("model"))
-    values = defaults | recipe_values | given
+    values = _in_order(defaults | recipe_values | given)
     check_effects(values, given)
     check_values(values)
     values["model_kwargs"] = dict(values["model_kwargs"])
     values["output"] = values["output"] or f"runs/{values['model']}"
     return TrainingOptions(values, TrainingConfig.from_options(values), note)
+
+
+def _in_order(options: Options) -> Options:
+    """Returns the options as --help orders them, for args.yaml."""
+    names = ("recipe", *(field.name for part in TRAINING_PARTS for field in fields(part)))
+    return {name: options[name] for name in names if name in options}
 
 
 def parse_validation(argv: Sequence[str]) -> tuple[DataConfig, ComputeConfig, ValidationConfig]:
