@@ -85,10 +85,10 @@ def train_seven_updates(*args: object) -> None:
     updates = iter(range(7))
     original = Trainer.train_update
 
-    def train_update(*args: Any) -> None:
+    def train_update(*args: Any) -> bool:
         if next(updates, None) is None:
             raise KeyError("interrupted")
-        original(*args)
+        return original(*args)
 
     Trainer.train_update = train_update
     train(*args)
@@ -98,10 +98,10 @@ def train_until_terminated(*args: object) -> int:
     """Trains, and sends SIGTERM to the process of rank 1 in its third update."""
     original = Trainer.train_update
 
-    def train_update(trainer: Trainer, batches: Any) -> None:
+    def train_update(trainer: Trainer, batches: Any) -> bool:
         if trainer.process.rank == 1 and trainer.progress.update == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        original(trainer, batches)
+        return original(trainer, batches)
 
     Trainer.train_update = train_update
     return status("train", *args)

@@ -54,7 +54,7 @@ def test_accumulated_microbatches_are_one_batch(data, tmp_path):
 
 
 def test_two_processes_train_as_one_does(data, tmp_path):
-    """With dropout, mixing and averaging too; and one goes on with what two began."""
+    """With dropout, mixing and averaging too; and one process resumes what two began."""
     images = make_images(tmp_path / "images")
     (images / "train/cat/3.jpg").write_text("no image")
     (images / "val/cat/3.jpg").write_text("no image")

@@ -135,14 +135,13 @@ class Trainer:
         started = time.perf_counter() - progress.seconds
         with bar:
             while progress.update < updates:
-                self.train_update(batches)
+                stops = self.train_update(batches)
                 progress.update += 1
                 bar.update()
                 is_last = progress.update == updates
                 logs = progress.update % run.log_interval == 0
                 interval = checkpoint.checkpoint_interval
                 saves = interval and progress.update % interval == 0 and not is_last
-                stops = self.stop_request.signal_number
                 if logs or saves or stops or is_last:
                     self.read_losses()
                 progress.seconds = time.perf_counter() - started
@@ -171,8 +170,11 @@ class Trainer:
             "command again to resume",
         )
 
-    def train_update(self, batches: Iterator[Batch]) -> None:
-        """Updates the weights once; reads nothing off the device (but see `Optimisation`)."""
+    def train_update(self, batches: Iterator[Batch]) -> bool:
+        """Updates the weights once; returns True if a process was asked to stop.
+
+        It reads nothing off the device, except for float16 (see `Optimisation.backward`).
+        """
         process, progress, device = self.process, self.progress, self.process.device
         number = progress.epoch * self.sampler.updates + progress.update
         self.optimisation.optimizer.zero_grad()
@@ -204,15 +206,20 @@ class Trainer:
         self.losses.append(loss)
         self.task.update_ema(step=number + 1)
         self.optimisation.scheduler.step_update(number + 1)
-        self._share_counts(unreadable)
+        return self._share_counts(unreadable)
 
-    def _share_counts(self, unreadable: int) -> None:
-        """Counts the unreadable images of all processes, and stops all if one was asked to."""
+    def _share_counts(self, unreadable: int) -> bool:
+        """Counts unreadable images over all processes; True if one of these was asked to stop.
+
+        A signal that comes later than this is noticed after the next update, so that all processes
+        stop after the same one.
+        """
         stops = self.stop_request.signal_number != 0
         unreadable, stops = sum_over_processes(self.process, unreadable, stops)
         self.progress.unreadable += int(unreadable)
         if stops and not self.stop_request.signal_number:
             self.stop_request.signal_number = signal.SIGTERM
+        return stops > 0
 
     def read_losses(self) -> None:
         """Reads the losses since the last call off the device, and adds them to the epoch's.
