@@ -1,4 +1,4 @@
-"""What the tests of training share: tiny images, a tiny model, runs in this process."""
+"""Shared by the tests of vision.train: tiny images, a tiny model, runs in this process."""
 
 import csv
 import signal
@@ -13,8 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import vision.train
 import vision.validate
-from vision.training.checkpoints import read
-from vision.training.process import run
+from vision.training.checkpoints import read_checkpoint
+from vision.training.command import run_command
+from vision.training.distributed import Process
+from vision.training.options import parse_training
+from vision.training.run import build_trainer
+from vision.training.trainer import Trainer
 
 CLASSES = ("bird", "cat", "dog")
 
@@ -23,7 +27,7 @@ TINY = (
     *("--model-kwargs", "patch_size=16", "embed_dim=16", "depth=2", "num_heads=2"),
     *("--epochs", 3, "--batch-size", 8, "--workers", 0, "--device", "cpu", "--lr", 0.01),
 )
-# All that draws random numbers or keeps a state besides the weights.
+# Options that use random numbers or keep a state besides the weights.
 EVERYTHING = (
     *("--drop", 0.1, "--drop-path", 0.1, "--mixup", 0.8, "--cutmix", 1, "--model-ema"),
     *("--model-ema-decay", 0.9, "--aa", "rand-m9-mstd0.5-inc1", "--reprob", 0.25),
@@ -32,7 +36,7 @@ EVERYTHING = (
 
 
 def make_images(folder: Path, train: int = 14, val: int = 5) -> Path:
-    """``train`` and ``val`` images per class: noise around a colour of the class."""
+    """Writes ``train`` and ``val`` images per class: noise around a colour of the class."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for label, name in enumerate(CLASSES):
@@ -46,7 +50,7 @@ def make_images(folder: Path, train: int = 14, val: int = 5) -> Path:
 
 
 def pack(folder: Path, archive: Path) -> Path:
-    """A .zip of all files below ``folder``."""
+    """Packs all files below ``folder`` into a .zip file."""
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(folder.rglob("*")):
             file.write(path, path.relative_to(folder))
@@ -57,18 +61,25 @@ def status(command: str, *args: object) -> int:
     """The exit status of ``vision.<command>``, run in this process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return run(getattr(getattr(vision, command), command), [*map(str, args)])
+        return run_command(getattr(getattr(vision, command), command), [*map(str, args)])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def train(*args: object) -> None:
+    """Runs ``vision.train`` in this process; it must succeed."""
     assert status("train", *args) == 0
 
 
+def build(*args: object) -> Trainer:
+    """Builds all parts of a run of ``vision.train`` with these options, in one process."""
+    process = Process(torch.device("cpu"), rank=0, world=1)
+    return build_trainer(parse_training([*map(str, args)]), process)
+
+
 def sentence(capsys, command: str, *args: object) -> str:
-    """What ``vision.<command>`` says when it refuses: one line, exit status 2."""
+    """Returns the message with which ``vision.<command>`` refuses: one line, exit status 2."""
     assert status(command, *args) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
@@ -76,7 +87,7 @@ def sentence(capsys, command: str, *args: object) -> str:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """summary.csv, but for what depends on the clock and the machine."""
+    """Returns summary.csv without the columns that depend on the clock and the machine."""
     with (folder / "summary.csv").open(newline="") as file:
         table = [
             {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
@@ -86,7 +97,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def steps(folder: Path) -> list[int]:
-    """Which epochs TensorBoard has."""
+    """Returns the epochs that TensorBoard has."""
     # Files that one process begins within a second are read by name, 10 before 9, and the later
     # epochs would be taken for orphans of a restart.
     events = EventAccumulator(str(folder), purge_orphaned_data=False)
@@ -97,13 +108,13 @@ def steps(folder: Path) -> list[int]:
 def assert_same_run(
     folder: Path, other: Path, files: Sequence[str] = ("last", "model_best")
 ) -> None:
-    """Both runs ended alike: weights, averages, optimizer, table, and which files there are."""
+    """Both runs ended with the same weights, averages, optimizer state, table and files."""
     assert rows(folder) == rows(other)
     assert steps(folder) == steps(other) == [row["epoch"] for row in rows(folder)]
     kept = [sorted(path.name for path in run.glob("*.pth.tar*")) for run in (folder, other)]
     assert kept[0] == kept[1]
     for name in files:
-        ours, theirs = (read(run / f"{name}.pth.tar") for run in (folder, other))
+        ours, theirs = (read_checkpoint(run / f"{name}.pth.tar") for run in (folder, other))
         for key in ("state_dict", "state_dict_ema", "optimizer"):
             assert (key in ours) == (key in theirs)
             torch.testing.assert_close(ours.get(key), theirs.get(key), rtol=0, atol=0)

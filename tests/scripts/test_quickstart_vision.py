@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.scripts import assert_refused, run_script
-from vision.training.sources import Source
+from vision.training.sources import open_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_digits_are_written_in_class_folders(tmp_path):
         assert done.stdout.count("images") == 2
     counts = {"train": 1433, "val": 364}
     for split, count in counts.items():
-        first, second = (Source(str(tmp_path / name), "", split) for name in ("first", "second"))
+        first, second = (open_source(str(tmp_path / name), split) for name in ("first", "second"))
         assert len(first) == len(second) == count and first.classes == [*"0123456789"]
         targets = np.bincount([first[index][1] for index in range(count)])
         assert targets.min() > 0.09 * count, "a class is rare"

@@ -1,4 +1,4 @@
-"""Where images come from, in which order, and what happens to those that cannot be read."""
+"""Sources of images, their order, and images that cannot be read."""
 
 import json
 import random
@@ -10,22 +10,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import (
+    NAME_TO_OP,
+    AugmentOp,
+    RandAugment,
+    rand_augment_transform,
+)
+from timm.data.auto_augment import posterize as timm_posterize
 
 from tests.helpers.images import (
     CLASSES,
     TINY,
     assert_same_run,
+    build,
     make_images,
     pack,
     rows,
     sentence,
     train,
 )
-from vision.training.checkpoints import read
-from vision.training.data import Images, MicroBatches, seeded
-from vision.training.process import Process
-from vision.training.sources import Source
+from vision.training.checkpoints import read_checkpoint
+from vision.training.data import BatchSizes, Images, MicrobatchSampler, allow_zero_bits, use_seed
+from vision.training.distributed import Process
+from vision.training.sources import Source, open_source
 
 CPU = torch.device("cpu")
 
@@ -56,10 +63,10 @@ def test_zip_and_tar_hold_what_the_folder_holds(top, data, tmp_path):
         for path in sorted((tmp_path / "in").iterdir()):
             file.add(path, path.name)
     for split in ("train", "validation"):
-        folder = Source(str(data), "", split)
+        folder = open_source(str(data), split)
         assert len(folder) == (42 if split == "train" else 15) and folder.classes == [*CLASSES]
         for packed in (archive, tmp_path / "pets.tar"):
-            source = Source(str(packed), "", split)
+            source = open_source(str(packed), split)
             assert source.classes == folder.classes
             assert contents(source) == contents(folder)
 
@@ -69,12 +76,12 @@ def test_a_class_may_have_the_name_of_a_split(data, tmp_path):
     for split in ("train", "val"):
         (folder / split / "cat").rename(folder / split / "train")
     for path in (folder, pack(folder, tmp_path / "copy.zip")):
-        assert len(Source(str(path), "", "train")) == 42
-        assert len(Source(str(path), "", "validation")) == 15
+        assert len(open_source(str(path), "train")) == 42
+        assert len(open_source(str(path), "validation")) == 15
 
 
 def test_a_zip_can_be_read_by_several_processes_after_this_one_has(data, tmp_path):
-    source = Source(str(pack(data, tmp_path / "images.zip")), "", "train")
+    source = open_source(str(pack(data, tmp_path / "images.zip")), "train")
     assert source[0]
     expected = contents(source)
     images = Images(source, lambda image: torch.tensor(np.array(image)), replace=False)
@@ -101,25 +108,25 @@ def test_torchvision_data_sets_are_opened_by_name(tmp_path):
         labels = (2049).to_bytes(4) + (20).to_bytes(4) + bytes(range(10)) * 2
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(labels)
     train(tmp_path, "--dataset", "torch/mnist", *TINY, "--epochs", 1, "--output", tmp_path / "out")
-    assert len(read(tmp_path / "out/last.pth.tar")["data"]["classes"]) == 10
+    assert len(read_checkpoint(tmp_path / "out/last.pth.tar")["data"]["classes"]) == 10
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_an_update_has_the_same_images_however_many_processes_there_are(processes):
     def updates(world: int, micro: int) -> list[list[tuple[int, int]]]:
+        sizes = BatchSizes(16, micro, 16 // (world * micro))
         samplers = [
-            MicroBatches(50, 16, micro, Process(CPU, rank, world), seed=3) for rank in range(world)
+            MicrobatchSampler(50, sizes, Process(CPU, rank, world), seed=3) for rank in range(world)
         ]
         per_rank = [list(sampler) for sampler in samplers]
         assert all(
             len(batches) == len(sampler)
             for batches, sampler in zip(per_rank, samplers, strict=True)
         )
-        steps = 16 // (world * micro)
         return [
             [
                 draw
-                for step in range(update * steps, (update + 1) * steps)
+                for step in range(update * sizes.accumulation, (update + 1) * sizes.accumulation)
                 for batches in per_rank
                 for draw in batches[step]
             ]
@@ -133,7 +140,7 @@ def test_an_update_has_the_same_images_however_many_processes_there_are(processe
 
 
 def test_epochs_differ_and_one_begun_in_the_middle_is_the_rest_of_it():
-    sampler = MicroBatches(50, 8, 4, Process(CPU, 0, 1), seed=3)
+    sampler = MicrobatchSampler(50, BatchSizes(8, 4, 2), Process(CPU, 0, 1), seed=3)
     first = list(sampler)
     sampler.start_at(1, 0)
     assert list(sampler) != first
@@ -148,20 +155,55 @@ def test_drawing_an_image_leaves_the_generators_as_they_were():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = state()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with seeded(5):
+    with use_seed(5):
         inside = state()
     assert state() == expected
-    with seeded(5):
+    with use_seed(5):
         assert state() == inside
 
 
-def test_randaugment_may_keep_no_bits():
-    image = Image.new("RGB", (8, 8), "white")
+def posterize_with_zero_bits() -> RandAugment:
+    """A RandAugment of timm that only posterizes, always, and asks for 0 bits."""
     augment = rand_augment_transform("rand-m10-n1-inc1", {})
     augment.ops = [op for op in augment.ops if "Posterize" in op.name]
     augment.ops[0].prob = 1.0
     augment.choice_weights = None
+    return augment
+
+
+def test_randaugment_may_keep_no_bits():
+    image = Image.new("RGB", (8, 8), "white")
+    augment = allow_zero_bits(posterize_with_zero_bits())
     assert augment(image).getextrema() == ((0, 0),) * 3
+
+
+@pytest.mark.parametrize("policy", ["original", "rand-m9-inc1", "augmix-m3", "3a"])
+def test_every_posterize_in_a_policy_of_timm_may_keep_no_bits(policy, data, tmp_path):
+    transform = build(data, *TINY, "--aa", policy, "--output", tmp_path).loader.dataset.transform
+    operations = list(find_operations(transform.transforms))
+    posterizing = [operation for operation in operations if "Posterize" in operation.name]
+    assert operations and (posterizing or policy == "3a")
+    image = Image.new("RGB", (8, 8), "white")
+    for operation in posterizing:
+        assert operation.aug_fn(image, 0).getextrema() == ((0, 0),) * 3
+
+
+def find_operations(content):
+    for entry in content:
+        if isinstance(entry, AugmentOp):
+            yield entry
+        elif isinstance(entry, list):
+            yield from find_operations(entry)
+        else:
+            yield from find_operations(getattr(entry, "ops", getattr(entry, "policy", [])))
+
+
+def test_timms_own_augmentation_stays_as_it_is():
+    """Other code in the process keeps timm's table of operations, whatever it does with 0 bits."""
+    assert {NAME_TO_OP[name] for name in NAME_TO_OP if "Posterize" in name} == {timm_posterize}
+    image = Image.new("RGB", (8, 8), "white")
+    operation = posterize_with_zero_bits().ops[0]
+    assert operation.aug_fn is timm_posterize and operation.aug_fn(image, 8) is image
 
 
 def spoil(folder) -> list[str]:
@@ -198,7 +240,8 @@ def test_training_on_replacements_is_training_on_their_copies(copy, tmp_path):
     (copy / "train/cat/3.jpg").write_bytes((copy / "train/cat/4.png").read_bytes())
     train(copy, *TINY, "--epochs", 1, "--output", tmp_path / "copied")
     weights = [
-        read(tmp_path / f"{name}/last.pth.tar")["state_dict"] for name in ("replaced", "copied")
+        read_checkpoint(tmp_path / f"{name}/last.pth.tar")["state_dict"]
+        for name in ("replaced", "copied")
     ]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
@@ -221,7 +264,7 @@ def test_validation_without_a_readable_image_is_refused(copy, tmp_path, capsys):
 
 def test_a_subset_is_drawn_once(data, tmp_path):
     train(data, *TINY, "--subset", 20, "--batch-size", 10, "--output", tmp_path)
-    assert read(tmp_path / "last.pth.tar")["data"]["images"] == 20
+    assert read_checkpoint(tmp_path / "last.pth.tar")["data"]["images"] == 20
     assert rows(tmp_path)[0]["epoch"] == 1
 
 
@@ -275,7 +318,7 @@ def test_archives_that_will_not_do_are_refused_in_a_sentence(copy, tmp_path, cap
 
 def test_other_data_sets_that_will_not_do_are_refused_in_a_sentence(tmp_path, capsys):
     options = (tmp_path, *TINY, "--output", tmp_path / "out", "--dataset")
-    assert "is a stream" in sentence(capsys, "train", *options, "wds/anything")
+    assert "is a stream of images" in sentence(capsys, "train", *options, "wds/anything")
     assert "cannot be opened: Dataset not found" in sentence(
         capsys, "train", *options, "torch/cifar10"
     )
@@ -286,7 +329,7 @@ def test_sizes_that_do_not_fit_the_data_are_refused_in_a_sentence(data, tmp_path
     options = (data, *TINY, "--output", tmp_path)
     assert "more than the 42 images" in sentence(capsys, "train", *options, "--batch-size", 43)
     assert "more than the 42 images" in sentence(capsys, "train", *options, "--subset", 43)
-    assert "no multiple of 1 processes times --micro-batch-size 3" in sentence(
+    assert "not a multiple of 1 processes times --micro-batch-size 3" in sentence(
         capsys, "train", *options, "--micro-batch-size", 3
     )
     error = sentence(capsys, "train", *options, "--num-classes", 2)

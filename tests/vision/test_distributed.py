@@ -1,15 +1,17 @@
 """vision.train in several processes computes what one computes with their batches joined."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import vision.train
-from tests.helpers.images import EVERYTHING, make_images, rows, train
+from tests.helpers.images import EVERYTHING, make_images, rows, status, train
 from tests.helpers.processes import run
-from vision.training.checkpoints import read
+from vision.training.checkpoints import read_checkpoint
+from vision.training.trainer import Trainer
 
 MODEL = (
     *("--model", "revcol_vit_pico_patch4_32", "--img-size", 32, "--model-kwargs", "patch_size=16"),
@@ -29,7 +31,7 @@ def assert_like_one(folder: Path, command: tuple[object, ...], tmp_path: Path) -
     run(1, train, *command, "--output", tmp_path / "one")
     for ours, theirs in zip(rows(folder), rows(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    weights = [read(path / LAST)["state_dict"] for path in (folder, tmp_path / "one")]
+    weights = [read_checkpoint(path / LAST)["state_dict"] for path in (folder, tmp_path / "one")]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
 
 
@@ -52,15 +54,27 @@ def test_processes_compute_what_one_computes(
     assert_like_one(tmp_path / "several", command, tmp_path)
 
 
+def test_a_signal_to_one_process_stops_all_after_the_same_update(
+    data: Path, tmp_path: Path
+) -> None:
+    command = (data, *MODEL, "--micro-batch-size", 4)
+    folder = tmp_path / "several"
+    statuses = run(2, train_until_terminated, *command, "--output", folder)
+    assert statuses == [128 + signal.SIGTERM] * 2
+    assert [path.name for path in folder.glob("*.pth.tar")] == ["recovery-0-3.pth.tar"]
+    run(2, train, *command, "--output", folder)
+    assert_like_one(folder, command, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1)])
-def test_another_number_of_processes_goes_on_where_a_run_was(
+def test_another_number_of_processes_resumes_a_run(
     before: int, after: int, data: Path, tmp_path: Path
 ) -> None:
     """Killed after 7 of 10 updates, in the middle of the second epoch."""
     command = (data, *MODEL, "--micro-batch-size", 2, "--checkpoint-interval", 1)
     folder = tmp_path / "several"
-    with pytest.raises(RuntimeError, match="cut off"):
+    with pytest.raises(RuntimeError, match="interrupted"):
         run(before, train_seven_updates, *command, "--output", folder)
     assert list(folder.glob("recovery-1-1*"))
     run(after, train, *command, "--output", folder)
@@ -69,12 +83,25 @@ def test_another_number_of_processes_goes_on_where_a_run_was(
 
 def train_seven_updates(*args: object) -> None:
     updates = iter(range(7))
-    original = vision.train.Run._update
+    original = Trainer.train_update
 
-    def update(*args: Any) -> None:
+    def train_update(*args: Any) -> bool:
         if next(updates, None) is None:
-            raise KeyError("cut off")
-        original(*args)
+            raise KeyError("interrupted")
+        return original(*args)
 
-    vision.train.Run._update = update
+    Trainer.train_update = train_update
     train(*args)
+
+
+def train_until_terminated(*args: object) -> int:
+    """Trains, and sends SIGTERM to the process of rank 1 in its third update."""
+    original = Trainer.train_update
+
+    def train_update(trainer: Trainer, batches: Any) -> bool:
+        if trainer.process.rank == 1 and trainer.progress.update == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(trainer, batches)
+
+    Trainer.train_update = train_update
+    return status("train", *args)

@@ -1,17 +1,16 @@
-"""Images as the model gets them: augmented, in batches, in the same order in every run alike.
+"""Images as the model gets them: augmented, in microbatches, in the same order in every run.
 
-All that is random about an image hangs on one seed, which its place in the epoch decides. So the
-number of workers, that of processes, and where a run was cut off change nothing.
+All randomness of an image derives from one seed, which its position in the epoch fixes. So the
+number of workers, the number of processes and an interruption change nothing.
 """
 
 from __future__ import annotations
 
 import random
 import signal
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,31 +19,59 @@ from timm.data import Mixup, auto_augment, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vision.training.errors import UserError
-from vision.training.process import Process
+from vision.training.command import UserError
+from vision.training.configs import ComputeConfig, OptimisationConfig
+from vision.training.data_configs import AugmentationConfig, InputConfig, TargetConfig
+from vision.training.distributed import Process
 from vision.training.sources import Source
 
-# Images in a row that may be unreadable before an epoch is given up.
+# Unreadable images in a row that are replaced before a run is given up.
 MAX_UNREADABLE = 10
 
-# What a seed is for, besides the seed of the run.
+# Purposes of a seed; each gets seeds of its own.
 SUBSET, ORDER, UPDATE = range(1, 4)
 
-# An index with the seed of all that is random about the image.
-Draw = tuple[int, int]
-# Images, targets, and the names of those images that could not be read.
+# Index of an image, and the seed of its augmentation.
+SeededIndex = tuple[int, int]
+# Images, targets, and the names of the images that could not be read.
 Batch = tuple[Tensor, Tensor, list[str]]
 
 
+class BatchSizes(NamedTuple):
+    """Images per update over all processes, images per microbatch, microbatches per process."""
+
+    update: int
+    microbatch: int
+    accumulation: int
+
+
+def choose_batch_sizes(config: OptimisationConfig, images: int, process: Process) -> BatchSizes:
+    """Returns the sizes for a training set of so many images.
+
+    Raises:
+        UserError: if the batch is larger than the training set, or cannot be divided.
+    """
+    update = config.batch_size
+    microbatch = config.micro_batch_size or max(1, update // process.world)
+    if update > images:
+        raise UserError(f"--batch-size {update} is more than the {images} images there are")
+    if update % (process.world * microbatch):
+        raise UserError(
+            f"--batch-size {update} is not a multiple of {process.world} processes times "
+            f"--micro-batch-size {microbatch}"
+        )
+    return BatchSizes(update, microbatch, update // (process.world * microbatch))
+
+
 class Images(Dataset):
-    """Transformed images by `Draw`, with their targets; and the name of one that cannot be read.
+    """Transformed images by `SeededIndex`, with their targets and the name of an unreadable one.
 
     Args:
         source: images and targets.
-        transform: of an image to a tensor; may draw from any of the global generators.
-        replace: put the next readable image in the place of one that cannot be read. Where that
-            is off, or there are more than `MAX_UNREADABLE` in a row, the image is None.
-        indices: of the images to use, all by default.
+        transform: of an image to a tensor; may use any of the CPU's global generators.
+        replace: use the next readable image in place of one that cannot be read. If it is off, or
+            more than `MAX_UNREADABLE` in a row cannot be read, the image is None.
+        indices: of the images to use; all by default.
     """
 
     def __init__(
@@ -62,25 +89,25 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor | None, int, str | None]:
-        first, seed = draw
+    def __getitem__(self, seeded_index: SeededIndex) -> tuple[Tensor | None, int, str | None]:
+        first, seed = seeded_index
         unreadable = None
-        for index in range(first, first + self.attempts):
-            index = self.indices[index % len(self)]
+        for position in range(first, first + self.attempts):
+            index = self.indices[position % len(self)]
             try:
                 image, target = self.source[index]
-            # A decoder raises OSError, SyntaxError, ValueError and more at what it cannot read.
+            # Decoders raise OSError, SyntaxError, ValueError and more for damaged images.
             except Exception as error:
-                unreadable = unreadable or f"{self.source.name(index)} ({error})"
+                unreadable = unreadable or f"{self.source.describe_image(index)} ({error})"
             else:
-                with seeded(seed):
+                with use_seed(seed):
                     return self.transform(image), target, unreadable
         return None, -1, unreadable
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds the CPU generators of torch, numpy and Python inside, and restores them after."""
+def use_seed(seed: int) -> Iterator[None]:
+    """Seeds the CPU generators of torch, numpy and Python, and restores their states at the end."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -93,157 +120,190 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
-    """timm's, but that it may keep no bits, as RandAugment asks for now and then."""
-    if bits_to_keep == 0:
-        return Image.new(image.mode, image.size)  # black; Pillow 13 raises an error
-    return auto_augment.posterize(image, bits_to_keep, **options)
-
-
-auto_augment.NAME_TO_OP.update(Posterize=posterize, PosterizeIncreasing=posterize)
-
-
-class MicroBatches(Sampler[list[Draw]]):
-    """The draws of one process, micro batch by micro batch.
-
-    An update takes the next ``batch`` images of the epoch's permutation, cut into micro batches
-    that go to the processes in turn. So the number of processes does not change what is in them.
-    What is left over at the end of an epoch is left out.
-
-    Args:
-        images: in the training set.
-        batch: images per update, over all processes.
-        micro: images per micro batch; divides ``batch / world``.
-        process: whose micro batches these are.
-        seed: of the run.
-    """
-
-    def __init__(self, images: int, batch: int, micro: int, process: Process, seed: int):
-        self.images, self.batch, self.micro, self.seed = images, batch, micro, seed
-        self.first, self.stride = process.rank * micro, process.world * micro
-        self.updates = images // batch
-        self.epoch = self.update = 0
-
-    def start_at(self, epoch: int, update: int) -> None:
-        self.epoch, self.update = epoch, update
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        generator = torch.Generator().manual_seed(fold(self.seed, ORDER, self.epoch))
-        order = torch.randperm(self.images, generator=generator)
-        seeds = torch.randint(2**32, (self.images,), generator=generator)
-        for start in range(self.update * self.batch, self.updates * self.batch, self.batch):
-            for first in range(start + self.first, start + self.batch, self.stride):
-                place = slice(first, first + self.micro)
-                yield list(zip(order[place].tolist(), seeds[place].tolist(), strict=True))
-
-    def __len__(self) -> int:
-        return (self.updates - self.update) * (self.batch // self.stride)
-
-
-def fold(*numbers: int) -> int:
-    """One seed of several numbers, such that neighbours have nothing in common."""
+def derive_seed(*numbers: int) -> int:
+    """Returns one seed for several numbers; neighbouring numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+class MicrobatchSampler(Sampler[list[SeededIndex]]):
+    """The images of one process, microbatch by microbatch.
+
+    An update takes the next images of the epoch's permutation. They are cut into microbatches,
+    which the processes take in turn, so the number of processes does not change what is in one.
+    Images that remain at the end of an epoch are left out.
+
+    Args:
+        images: in the training set.
+        sizes: of updates and microbatches.
+        process: that the microbatches are for.
+        seed: of the run.
+    """
+
+    def __init__(self, images: int, sizes: BatchSizes, process: Process, seed: int):
+        self.images, self.sizes, self.seed = images, sizes, seed
+        self.first, self.stride = process.rank * sizes.microbatch, process.world * sizes.microbatch
+        self.updates = images // sizes.update
+        self.epoch = self.update = 0
+
+    def start_at(self, epoch: int, update: int) -> None:
+        """Sets where the next iteration begins."""
+        self.epoch, self.update = epoch, update
+
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, ORDER, self.epoch))
+        order = torch.randperm(self.images, generator=generator)
+        seeds = torch.randint(2**32, (self.images,), generator=generator)
+        for update in range(self.update, self.updates):
+            start = update * self.sizes.update
+            for first in range(start + self.first, start + self.sizes.update, self.stride):
+                place = slice(first, first + self.sizes.microbatch)
+                yield list(zip(order[place].tolist(), seeds[place].tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return (self.updates - self.update) * self.sizes.accumulation
+
+
+def choose_subset(images: int, subset: int | None, seed: int) -> list[int] | None:
+    """Returns the indices of ``subset`` random images; None stands for all.
+
+    Raises:
+        UserError: if there are fewer images.
+    """
+    if subset is None:
+        return None
+    if subset > images:
+        raise UserError(f"--subset {subset} is more than the {images} images there are")
+    generator = torch.Generator().manual_seed(derive_seed(seed, SUBSET))
+    return torch.randperm(images, generator=generator)[:subset].tolist()
+
+
+def resolve_input_format(
+    network: nn.Module, img_size: int | None, config: InputConfig
+) -> dict[str, Any]:
+    """Returns size and normalisation of images in timm's terms; those not given are the model's."""
+    given = {
+        "img_size": img_size,
+        "mean": config.mean,
+        "std": config.std,
+        "crop_pct": config.crop_pct,
+        "interpolation": config.interpolation,
+    }
+    return resolve_data_config(given, model=network)
+
+
+def create_train_transform(
+    config: AugmentationConfig, input_format: Mapping[str, Any]
+) -> Callable[[Image.Image], Tensor]:
+    """Returns timm's augmentation of training images."""
+    transform = create_transform(
+        input_format["input_size"],
+        is_training=True,
+        scale=config.scale,
+        ratio=config.ratio,
+        hflip=config.hflip,
+        color_jitter=config.color_jitter or None,
+        auto_augment=config.aa,
+        interpolation=config.train_interpolation,
+        mean=input_format["mean"],
+        std=input_format["std"],
+        re_prob=config.reprob,
+        re_mode=config.remode,
+        re_count=config.recount,
+    )
+    return allow_zero_bits(transform)
+
+
+def allow_zero_bits(transform: Any) -> Any:
+    """Lets the posterize operations in timm's ``transform`` keep 0 bits; returns ``transform``.
+
+    timm's RandAugment asks for 0 bits now and then. Pillow refuses that from version 13 on. Only
+    the operations of this transform are changed, not timm's table of operations.
+    """
+    for policy in getattr(transform, "transforms", [transform]):
+        # RandAugment and AugMix have one list of operations, AutoAugment a list of such lists.
+        for entry in [*getattr(policy, "ops", ()), *getattr(policy, "policy", ())]:
+            for operation in entry if isinstance(entry, list | tuple) else [entry]:
+                if getattr(operation, "aug_fn", None) is auto_augment.posterize:
+                    operation.aug_fn = posterize
+    return transform
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
+    """Does as timm's function of this name; with 0 bits, the image becomes black."""
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits_to_keep, **options)
+
+
+def create_training_loader(
+    images: Images, sampler: MicrobatchSampler, config: ComputeConfig, process: Process
+) -> DataLoader[Batch]:
+    """Returns a loader of this process's microbatches; its workers live as long as the run."""
+    return _create_loader(
+        images,
+        config,
+        process,
+        batch_sampler=sampler,
+        persistent_workers=config.workers > 0,
+    )
+
+
+def create_validation_loader(
+    source: Source,
+    input_format: Mapping[str, Any],
+    batch_size: int,
+    config: ComputeConfig,
+    process: Process,
+) -> DataLoader[Batch]:
+    """Returns a loader of this process's share; the processes together have each image once."""
+    images = Images(source, create_transform(**input_format), replace=False)
+    share = [(index, 0) for index in range(process.rank, len(images), process.world)]
+    return _create_loader(images, config, process, sampler=share, batch_size=batch_size)
+
+
+def _create_loader(
+    images: Images, config: ComputeConfig, process: Process, **options: Any
+) -> DataLoader[Batch]:
+    return DataLoader(
+        images,
+        num_workers=config.workers,
+        collate_fn=collate,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=process.device.type == "cuda",
+        **options,
+    )
+
+
 def collate(samples: Sequence[tuple[Tensor | None, int, str | None]]) -> Batch:
-    """The samples that have an image, stacked, and the names of those that could not be read."""
+    """Stacks the images that could be read, and lists the names of those that could not."""
     readable = [sample for sample in samples if sample[0] is not None]
     images = torch.stack([image for image, _, _ in readable]) if readable else torch.empty(0)
     targets = torch.tensor([target for _, target, _ in readable])
     return images, targets, [name for _, _, name in samples if name]
 
 
-def _set_signals(worker: int) -> None:
-    """A worker outlives Ctrl-C, so that the update under way can be finished."""
+def _ignore_interrupts(worker: int) -> None:
+    """Keeps a worker alive after Ctrl-C, so that the update under way can be finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def loader(images: Images, args: Namespace, process: Process, **order: Any) -> DataLoader[Batch]:
-    """A DataLoader of ``images`` in the given ``order``: DataLoader's sampler or batch_sampler."""
-    return DataLoader(
-        images,
-        num_workers=args.workers,
-        collate_fn=collate,
-        worker_init_fn=_set_signals,
-        pin_memory=process.device.type == "cuda",
-        persistent_workers=args.workers > 0 and "batch_sampler" in order,
-        **order,
-    )
-
-
-def validation_loader(
-    source: Source, args: Namespace, model: nn.Module, batch: int, process: Process
-) -> DataLoader[Batch]:
-    """This process's share of the images; together, the processes have each of them once."""
-    config = resolve_data_config(vars(args), model=model)
-    images = Images(source, create_transform(**config), replace=False)
-    draws = [(index, 0) for index in range(process.rank, len(images), process.world)]
-    return loader(images, args, process, sampler=draws, batch_size=batch)
-
-
-def training_loader(
-    source: Source, args: Namespace, model: nn.Module, process: Process
-) -> DataLoader[Batch]:
-    """The micro batches of this process; its ``batch_sampler`` says of which epoch.
+def create_mixup(config: TargetConfig, classes: int, microbatch: int) -> Mixup | None:
+    """Returns timm's mixup and CutMix, or None if both are off.
 
     Raises:
-        UserError: if the sizes of batches do not fit each other or the data.
+        UserError: if the microbatch has an odd number of images.
     """
-    config = resolve_data_config(vars(args), model=model)
-    transform = create_transform(
-        config["input_size"],
-        is_training=True,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        color_jitter=args.color_jitter or None,
-        auto_augment=args.aa,
-        interpolation=args.train_interpolation,
-        mean=config["mean"],
-        std=config["std"],
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-    )
-    indices = None
-    if args.subset:
-        if args.subset > len(source):
-            raise UserError(
-                f"--subset {args.subset} is more than the {len(source)} images there are"
-            )
-        generator = torch.Generator().manual_seed(fold(args.seed, SUBSET))
-        indices = torch.randperm(len(source), generator=generator)[: args.subset].tolist()
-    images = Images(source, transform, replace=True, indices=indices)
-    if args.batch_size > len(images):
-        raise UserError(
-            f"--batch-size {args.batch_size} is more than the {len(images)} images there are"
-        )
-    if args.batch_size % (process.world * args.micro_batch_size):
-        raise UserError(
-            f"--batch-size {args.batch_size} is no multiple of {process.world} processes times "
-            f"--micro-batch-size {args.micro_batch_size}"
-        )
-    sampler = MicroBatches(len(images), args.batch_size, args.micro_batch_size, process, args.seed)
-    return loader(images, args, process, batch_sampler=sampler)
-
-
-def create_mixup(args: Namespace, classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, if asked for.
-
-    Raises:
-        UserError: if micro batches cannot be mixed.
-    """
-    if not (args.mixup or args.cutmix):
+    if not (config.mixup or config.cutmix):
         return None
-    if args.micro_batch_size % 2:
-        raise UserError(f"mixing needs an even --micro-batch-size, not {args.micro_batch_size}")
+    if microbatch % 2:
+        raise UserError(f"mixing needs an even --micro-batch-size, not {microbatch}")
     return Mixup(
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        label_smoothing=args.smoothing,
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch_prob,
+        mode=config.mixup_mode,
+        label_smoothing=config.smoothing,
         num_classes=classes,
     )

@@ -1,13 +1,10 @@
-"""What a run tells: a table and curves of its epochs, and a report at its end."""
+"""Results of a run in files: a table and curves of the epochs, and a report at the end."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +12,54 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-# One epoch: its numbers by name.
+from revcol_nlp.checkpoints.integrity import write_atomically
+
+# The measurements of one epoch, by name.
 Row = dict[str, float]
 
 MIB = 2**20
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of ``path`` in one step, when it is complete."""
-    new = path.with_name(f"{path.stem}.part{path.suffix}")
-    yield new
-    os.replace(new, path)
-
-
 class Journal:
     """Keeps summary.csv, curve.png and the TensorBoard events of a run up to date.
 
-    The table is written whole each time: a run that was cut off and goes on has each epoch once.
+    Each update rewrites the table and the figure from all epochs, so a resumed run has each epoch
+    once.
 
     Args:
         folder: of the run.
-        epochs: completed so far; what an earlier process has told of later ones is forgotten.
+        events: of TensorBoard.
     """
 
-    def __init__(self, folder: Path, epochs: int):
-        self.folder = folder
-        self.events = SummaryWriter(folder, purge_step=epochs + 1)
+    def __init__(self, folder: Path, events: SummaryWriter):
+        self.folder, self.events = folder, events
 
-    def write(self, rows: list[Row]) -> None:
-        """Takes in the last of ``rows``."""
+    def update(self, rows: list[Row]) -> None:
+        """Adds the last of ``rows`` to the events, and writes the table and the figure of all."""
         for name, value in rows[-1].items():
             self.events.add_scalar(name, value, rows[-1]["epoch"])
         self.events.flush()
         with (
-            replacing(self.folder / "summary.csv") as path,
+            write_atomically(self.folder / "summary.csv") as path,
             path.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.DictWriter(file, rows[-1].keys())
             table.writeheader()
             table.writerows(rows)
-        with replacing(self.folder / "curve.png") as path:
-            draw(rows, path)
+        with write_atomically(self.folder / "curve.png") as path:
+            plot_curves(rows, path)
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Loss and accuracies over the epochs, as an image file."""
+def open_journal(folder: Path, epochs: int) -> Journal:
+    """Opens the journal of a run that has completed ``epochs``.
+
+    TensorBoard drops events of later epochs, which an interrupted process may have left.
+    """
+    return Journal(folder, SummaryWriter(folder, purge_step=epochs + 1))
+
+
+def plot_curves(rows: list[Row], path: Path) -> None:
+    """Plots loss and accuracies over the epochs into an image file."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     lines = (
@@ -86,8 +85,8 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def line(row: Row, epochs: int) -> str:
-    """An epoch's numbers in a line."""
+def format_epoch(row: Row, epochs: int) -> str:
+    """Returns an epoch's measurements as one line of the log."""
     unreadable = int(row["unreadable"] + row["eval_unreadable"])
     averaged = f" (EMA {row['eval_top1_ema']:.2f}%)" if "eval_top1_ema" in row else ""
     return (
@@ -98,17 +97,18 @@ def line(row: Row, epochs: int) -> str:
     )
 
 
-def peak_memory(device: torch.device) -> float:
-    """Most memory held so far, in MiB: by tensors on a GPU, or else by the process."""
+def measure_peak_memory(device: torch.device) -> float:
+    """Returns the peak of memory so far in MiB: of tensors on a GPU, or else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def make_report(rows: list[Row], folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a finished run, ``facts`` first; also written to report.json.
+def write_report(rows: list[Row], folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes report.json of a finished run, ``facts`` first, and returns its contents.
 
-    Accuracies are in percent, seconds are training's, memory is in MiB.
+    Accuracies are in percent and memory in MiB; ``images_per_second`` is that of training,
+    ``wall_seconds`` includes validation.
     """
     last = rows[-1]
     report = dict(facts, epochs=len(rows))
@@ -125,7 +125,7 @@ def make_report(rows: list[Row], folder: Path, facts: dict[str, Any]) -> dict[st
         "images_per_second": round(images / seconds, 1),
         "wall_seconds": round(sum(row["seconds"] + row["eval_seconds"] for row in rows), 1),
         "peak_memory_mib": round(max(row["peak_memory_mib"] for row in rows), 1),
-        # An epoch meets each image once, but for those left over at its end.
+        # An epoch has each image at most once, so the epochs' counts must not be added.
         "unreadable_images": int(max(row["unreadable"] for row in rows)),
         "unreadable_validation_images": int(last["eval_unreadable"]),
         "best_checkpoint": str(folder / "model_best.pth.tar"),
@@ -138,13 +138,13 @@ def make_report(rows: list[Row], folder: Path, facts: dict[str, Any]) -> dict[st
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes ``content`` in one step."""
-    with replacing(path) as new:
-        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes ``content`` as JSON, in one step."""
+    with write_atomically(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def show(report: dict[str, Any]) -> str:
-    """A report as lines of text."""
+def format_report(report: dict[str, Any]) -> str:
+    """Returns a report as lines of text: a name and a value each."""
     width = max(map(len, report))
     return "\n".join(
         f"{name.replace('_', ' '):<{width}}  {round(value, 4) if type(value) is float else value}"
