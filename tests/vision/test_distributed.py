@@ -8,7 +8,7 @@ import torch
 
 import vision.train
 from tests.helpers.images import EVERYTHING, make_images, rows, train
-from tests.helpers.processes import run
+from tests.helpers.processes import run_in_processes as run
 from vision.training.checkpoints import read
 
 MODEL = (
