@@ -24,9 +24,9 @@ from tests.helpers.transformers import SMALL, build_dictionary, build_model, bui
 CHUNKED = "chunked_label_smoothed_cross_entropy"
 ORDINARY = "label_smoothed_cross_entropy"
 VOCABULARY = 1000
-# Chunks are added up in another order, and may run other kernels than the whole: what may differ,
-# relative to the largest element, are some roundings.
-ROUNDING = {None: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# Chunks are added up in another order, and may run other kernels than the whole. What may differ,
+# relative to the largest element, are some roundings, which columns amplify.
+ROUNDING = {None: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 def sample(batch: int = 4, length: int = 9) -> dict[str, Any]:
