@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.distributed import ModuleProxyWrapper
-from fairseq.models import FairseqDecoder, FairseqEncoder, FairseqEncoderDecoderModel
+from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -204,31 +204,37 @@ def test_models_that_do_not_work_in_chunks_are_refused(
         criterion(CHUNKED)(net, sample())
 
 
-class Projecting(FairseqDecoder):
-    """A decoder with what the criterion asks for, and nothing else that fairseq's have."""
+class Projecting(nn.Module):
+    """A decoder with what the criterion asks for, and nothing else that fairseq's decoders have."""
 
     def __init__(self) -> None:
-        super().__init__(build_dictionary(VOCABULARY))
+        super().__init__()
         self.embed = nn.Embedding(VOCABULARY, 8)
         self.projection = nn.Linear(8, VOCABULARY)
 
-    def extract_features(self, tokens: Tensor, **_: Any) -> tuple[Tensor, Any]:
+    def extract_features(self, tokens: Tensor) -> tuple[Tensor, None]:
         return self.embed(tokens), None
 
-    def output_layer(self, features: Tensor, **_: Any) -> Tensor:
+    def output_layer(self, features: Tensor) -> Tensor:
         return self.projection(features)
 
-    def forward(self, tokens: Tensor, features_only: bool = False, **_: Any) -> tuple[Tensor, Any]:
-        features, extra = self.extract_features(tokens)
-        return features if features_only else self.output_layer(features), extra
+    def forward(self, tokens: Tensor, features_only: bool = False) -> tuple[Tensor, None]:
+        features, _ = self.extract_features(tokens)
+        return features if features_only else self.output_layer(features), None
 
 
-class Translating(FairseqEncoderDecoderModel):
-    """`Projecting` behind an encoder that it does not read."""
+class Translating(BaseFairseqModel):
+    """A model with the decoder `Projecting` and no encoder."""
 
     def __init__(self) -> None:
+        super().__init__()
         torch.manual_seed(0)
-        super().__init__(FairseqEncoder(build_dictionary(VOCABULARY)), Projecting())
+        self.decoder = Projecting()
+
+    def get_normalized_probs(
+        self, net_output: tuple[Tensor, Any], log_probs: bool, sample: Any = None
+    ) -> Tensor:
+        return net_output[0].log_softmax(-1)
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **kwargs: Any
