@@ -171,7 +171,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def fill_preset(cfg: Namespace | DictConfig, preset: Mapping[str, Any]) -> None:
     """Set each option that ``cfg`` lacks to its value in ``preset``, or else to its default.
 
-    Options that ``cfg`` has are left as they are, so a second call changes nothing.
+    Options that ``cfg`` has keep their values, so a second call changes nothing.
     """
     for f in fields(RevColTransformerConfig):
         if not f.name.startswith("_") and not hasattr(cfg, f.name):
@@ -227,8 +227,8 @@ PROBABILITIES = (
 def build_transformer_config(cfg: Mapping[str, Any]) -> TransformerConfig:
     """Check the flat options ``cfg`` and nest them as fairseq's modules read them.
 
-    The options of the columns are nested, too: ``cfg.encoder.columns`` and so on. ``cfg`` is left
-    as it is.
+    The options of the columns are nested, too: ``cfg.encoder.columns`` and so on. ``cfg`` is not
+    changed.
 
     Raises:
         ValueError: if an option is unknown, impossible, or without effect. The message names it.

@@ -26,7 +26,7 @@ def column_of(name: str) -> int:
 
 
 def record_events(find_unused_parameters: bool) -> list[Event]:
-    """What happened in a backward pass, in order, and to which column it did.
+    """Return the events of a backward pass, in order, with the columns that they belong to.
 
     ``"run"``: its ``F``; ``"gradient"``: a parameter of it has its gradient; ``"reduce"``: a bucket
     with a gradient of it is on its way.
@@ -55,7 +55,7 @@ def record_events(find_unused_parameters: bool) -> list[Event]:
     for column, module in enumerate(model.columns):
         for level in module.levels:
             level.network.register_forward_pre_hook(partial(note, column))
-    for _ in range(2):  # DDP forms its buckets anew, by what it saw in the first step
+    for _ in range(2):  # DDP forms its buckets again after the first step
         loss = loss_of(ddp(stem_output()))
         events.clear()
         loss.backward()
