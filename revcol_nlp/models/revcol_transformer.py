@@ -1,4 +1,9 @@
-"""``--arch revcol_transformer`` and its presets: fairseq finds this file through ``--user-dir``."""
+"""The RevCol-Transformer and its architectures, registered with fairseq by importing this file.
+
+fairseq imports it for ``--user-dir``. The model is built in this order: fairseq calls `build_model`
+with the flat options; `build_transformer_config` checks and nests them; fairseq makes the
+embeddings and calls `build_encoder` and `build_decoder`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.contents import check_kinds
 from ..checkpoints.fingerprint import DictionaryFingerprint
-from .config import PRESETS, RevColTransformerConfig, fill_preset, transformer_config
+from .config import PRESETS, RevColTransformerConfig, build_transformer_config, fill_preset
 from .encoder import RevColEncoder
 
 
@@ -35,15 +40,20 @@ class RevColTransformerModel(TransformerModelBase):
 
     @classmethod
     def add_args(cls, parser: ArgumentParser) -> None:
-        # Without defaults, so that a preset can tell what the command line left open.
+        # Without defaults, a preset can see which options the command line did not set.
         gen_parser_from_dataclass(parser, RevColTransformerConfig(), delete_default=True)
 
     @classmethod
     def build_model(cls, cfg: Namespace | DictConfig, task: FairseqTask) -> RevColTransformerModel:
+        """Build the model from fairseq's flat options, and the dictionaries of ``task``.
+
+        Raises:
+            ValueError: if an option is unknown, impossible, or without effect.
+        """
         flat = vars(cfg)
         if OmegaConf.is_config(cfg):
             flat = OmegaConf.to_container(cfg, enum_to_str=True)
-        return super().build_model(transformer_config(flat), task)
+        return super().build_model(build_transformer_config(flat), task)
 
     @classmethod
     def build_encoder(
@@ -80,47 +90,53 @@ class RevColTransformerModel(TransformerModelBase):
         data_name_or_path: str | Path = ".",
         **options: Any,
     ) -> GeneratorHubInterface:
-        """A translator: ``from_pretrained(folder).translate(["A sentence ."], beam=4)``.
+        """Load a translator: ``from_pretrained(folder).translate(["A sentence ."], beam=4)``.
 
-        It is fairseq's hub interface, a module with ``translate``, ``encode``, ``generate`` and
-        ``decode``. The folder holds ``model.pt``, the ``dict.*.txt`` it was trained with and, for
-        text that is not split into subwords yet, subword-nmt's codes in a file ``bpecodes``::
+        The folder holds the checkpoint, the two files ``dict.*.txt`` of the data it was trained on
+        and, if the model reads subwords, subword-nmt's codes in a file ``bpecodes``. With
+        ``tokenizer`` and ``bpe`` the translator takes and returns raw text::
 
             translator = RevColTransformerModel.from_pretrained(
                 folder, tokenizer="moses", bpe="subword_nmt"
             ).cuda()
-            translator.translate(["Raw text, tokenised here."], beam=4, lenpen=0.6)
+            translator.translate(["Raw text is tokenised here."], beam=4, lenpen=0.6)
 
         Args:
-            model_name_or_path: a folder, or whatever else fairseq resolves to one.
-            checkpoint_file: its name in the folder; several, separated by ``:``, are an ensemble.
-            data_name_or_path: the folder of the dictionaries, relative to the model's if it begins
-                with a dot.
-            options: in the place of those of training: ``tokenizer``, ``bpe``, ``bpe_codes``,
-                ``max_tokens`` and so on; ``source_lang`` and ``target_lang`` where the checkpoint
-                does not say them. Moses gets the languages of the model.
+            model_name_or_path: a folder, or an archive or URL that fairseq unpacks to one.
+            checkpoint_file: name of the checkpoint in the folder; several names, separated by
+                ``:``, make an ensemble.
+            data_name_or_path: the folder of the dictionaries. A path that begins with a dot is
+                relative to the model's folder.
+            options: replace the options of training: ``tokenizer``, ``bpe``, ``bpe_codes``,
+                ``max_tokens`` and so on. If the checkpoint does not name its languages,
+                ``source_lang`` and ``target_lang`` are needed. Moses uses the model's languages.
+
+        Returns:
+            fairseq's hub interface, a module with ``translate``, ``encode``, ``generate`` and
+            ``decode``.
 
         Raises:
             FileNotFoundError: if a file is missing.
-            DamagedCheckpointError: if a checkpoint is cut short or overwritten.
+            DamagedCheckpointError: if a checkpoint is truncated or overwritten.
             DictionaryMismatchError: if the dictionaries are not those of training.
         """
         folder = Path(model_name_or_path)
         is_archive = "://" in str(model_name_or_path) or folder.is_file()
-        wanted = [] if is_archive else [folder / f for f in checkpoint_file.split(os.pathsep)]
+        needed = [] if is_archive else [folder / f for f in checkpoint_file.split(os.pathsep)]
         if not str(data_name_or_path).startswith("."):
-            wanted.append(Path(data_name_or_path))
-        for path in wanted:
+            needed.append(Path(data_name_or_path))
+        for path in needed:
             if not path.exists():
-                raise FileNotFoundError(f"there is no {path}")
+                raise FileNotFoundError(f"there is no file or folder {path}")
         loaded = hub_utils.from_pretrained(
             str(model_name_or_path), checkpoint_file, str(data_name_or_path), **options
         )
         cfg, task = loaded["args"], loaded["task"]
-        if isinstance(cfg.bpe, DictConfig):  # fairseq prefers the folder's codes
+        # fairseq prefers the codes in the folder to those that the caller names.
+        if isinstance(cfg.bpe, DictConfig):
             cfg.bpe.update({k: v for k, v in options.items() if k in cfg.bpe})
+        # fairseq gives Moses English as both languages.
         if isinstance(cfg.tokenizer, DictConfig) and "source_lang" in cfg.tokenizer:
-            # fairseq takes all languages for English.
             cfg.tokenizer.source_lang = task.cfg.source_lang
             cfg.tokenizer.target_lang = task.cfg.target_lang
         return GeneratorHubInterface(cfg, task, loaded["models"])
@@ -133,9 +149,9 @@ class RevColTransformerModel(TransformerModelBase):
         return_all_hiddens: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """As in fairseq, but the encoder's hiddens are returned only when asked for.
+        """As in fairseq, but ``return_all_hiddens`` is off by default.
 
-        fairseq asks by default, and returning a column's states in training means keeping them.
+        Returning the states of all columns in training means to hold them in memory.
         """
         return super().forward(
             src_tokens, src_lengths, prev_output_tokens, return_all_hiddens, **kwargs

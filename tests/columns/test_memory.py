@@ -1,4 +1,4 @@
-"""What is held for the backward pass, in bytes, and what is alive during it."""
+"""Bytes held for the backward pass, and graphs alive during it."""
 
 import gc
 import weakref
@@ -92,7 +92,7 @@ def test_one_levels_graph_is_alive_at_a_time():
 
 
 def tensors() -> int:
-    """How many tensors of a state's shape Python can see."""
+    """Return the number of tensors of a state's shape that Python can see."""
     gc.collect()
     return sum(type(o) is torch.Tensor and o.shape == (4, 8, DIM) for o in gc.get_objects())
 

@@ -1,5 +1,7 @@
 """Several processes that work together, for the tests of training on several devices."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Callable
@@ -11,14 +13,22 @@ import torch
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessException
 
-import tests.conftest  # noqa: F401 (says what the fork server imports)
+# Before the first process is forked: the module says what the fork server imports.
+import tests.helpers.fork_server  # noqa: F401
 
 
-def run(world: int, function: Callable[..., Any], *args: object) -> list[Any]:
-    """What ``function(*args)`` returned in each of ``world`` processes, started as by torchrun.
+def run_in_processes(world: int, function: Callable[..., Any], *args: object) -> list[Any]:
+    """Call ``function(*args)`` in each of ``world`` processes and return the results, by rank.
+
+    The processes have the environment variables that torchrun sets, and one thread each.
+
+    Args:
+        world: number of processes.
+        function: a function of a module; it must return what ``torch.load`` reads safely.
+        args: its arguments, the same in every process.
 
     Raises:
-        RuntimeError: with the traceback, if one fails; the others are ended then.
+        RuntimeError: with the traceback, if a process fails; the others are ended then.
     """
     with socket.socket() as free, TemporaryDirectory() as folder:
         free.bind(("localhost", 0))
@@ -26,7 +36,10 @@ def run(world: int, function: Callable[..., Any], *args: object) -> list[Any]:
         free.close()
         try:
             multiprocessing.start_processes(
-                _run, (world, port, folder, function, args), nprocs=world, start_method="forkserver"
+                _call_in_rank,
+                (world, port, folder, function, args),
+                nprocs=world,
+                start_method="forkserver",
             )
         except ProcessException as error:
             output = "".join(path.read_text() for path in sorted(Path(folder).glob("*.txt")))
@@ -34,7 +47,7 @@ def run(world: int, function: Callable[..., Any], *args: object) -> list[Any]:
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
 
 
-def _run(
+def _call_in_rank(
     rank: int, world: int, port: int, folder: str, function: Callable[..., Any], args: tuple
 ) -> None:
     here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: ``--init-decoder-from``, and a run that turns plain and back again."""
+"""``--init-decoder-from``, and a run that changes from reversible to plain columns and back."""
 
 import logging
 import os
@@ -19,8 +19,9 @@ from revcol_nlp.checkpoints.errors import DamagedCheckpointError, DictionaryMism
 from revcol_nlp.checkpoints.options import option_difference
 from revcol_nlp.models import RevColTransformerModel
 from revcol_nlp.models.decoder_init import init_decoder
-from tests.conftest import TINY_MODEL, TRAINING
-from tests.helpers.transformers import SMALL, build, dictionary, small
+from tests.helpers.exact import assert_bits_equal
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING
+from tests.helpers.transformers import SMALL, build_dictionary, build_model, build_small
 
 DECODER = {name: value for name, value in SMALL.items() if name != "encoder_columns"}
 
@@ -56,9 +57,9 @@ def save(path: Path, model: torch.nn.Module, **settings: Any) -> Path:
 
 
 def transformer(size: int = 100, **settings: Any) -> torch.nn.Module:
-    """fairseq's transformer with the decoder of ``small()``, and other weights."""
+    """fairseq's transformer with the decoder of ``build_small()``, and other weights."""
     settings = DECODER | {"share_all_embeddings": True, "encoder_layers": 1} | settings
-    model = build("transformer", size, **settings)
+    model = build_model("transformer", size, **settings)
     with torch.no_grad():
         for weight in model.parameters():
             weight.uniform_(-1, 1)
@@ -66,19 +67,16 @@ def transformer(size: int = 100, **settings: Any) -> torch.nn.Module:
 
 
 def assert_begins_as(model: dict[str, Any], source: dict[str, Any]) -> None:
-    """All of the decoder and both embedding tables of ``model`` are those of ``source``."""
+    """Assert that the decoder and both embedding tables of ``model`` are those of ``source``."""
     names = [n for n in model if n.startswith("decoder.") or n.startswith("encoder.embed_")]
     names = [n for n in names if not n.endswith(".version")]
     assert len(names) > 20
     assert [n for n in names if not torch.equal(model[n], source[n])] == []
 
 
-# A training
-
-
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, toy_data: Path) -> dict[str, Path | str]:
-    """A transformer and a RevCol run that began with it and made one update of size 0."""
+    """A trained transformer, and a RevCol run that began with it and made one update of size 0."""
     folder = tmp_path_factory.mktemp("begun")
     sizes = [option for option in TINY_MODEL if option != "revcol_transformer_tiny"]
     sizes.insert(sizes.index("--arch") + 1, "transformer")
@@ -117,7 +115,7 @@ def test_a_resumed_training_and_a_translation_do_not_read_the_file_again(
         )
         assert len(translator.translate(["w1 w2", "w3"], beam=2)) == 2
 
-        with pytest.raises(ValueError, match=f"names no file: {begun['source']}"):
+        with pytest.raises(ValueError, match=f"{begun['source']} is not a file"):
             train(*begun["command"], "--max-update", "1", "--save-dir", tmp_path / "new")
     finally:
         hidden.rename(begun["source"])
@@ -137,7 +135,7 @@ def test_a_resumed_training_does_not_begin_again(begun: dict[str, Any], tmp_path
         before["decoder.embed_tokens.weight"],
         load(begun["source"])["model"]["decoder.embed_tokens.weight"],
     )
-    torch.testing.assert_close(state, before, rtol=0, atol=0)
+    assert_bits_equal(state, before)
 
 
 def test_fine_tuning_gives_all_weights_and_so_excludes_it(
@@ -148,9 +146,6 @@ def test_fine_tuning_gives_all_weights_and_so_excludes_it(
             *(*begun["command"], "--finetune-from-model", trained / "checkpoint_last.pt"),
             *("--save-dir", tmp_path),
         )
-
-
-# What fits
 
 
 @pytest.mark.parametrize(
@@ -165,44 +160,46 @@ def test_fine_tuning_gives_all_weights_and_so_excludes_it(
     ids=str,
 )
 def test_everything_but_the_columns_is_taken(settings: dict[str, Any], tmp_path: Path) -> None:
-    source, model = transformer(**settings), small(**settings)
+    source, model = transformer(**settings), build_small(**settings)
     columns = {k: v.clone() for k, v in model.state_dict().items() if ".revcol." in k}
     path = save(tmp_path / "a.pt", source, **settings)
     init_decoder(model, Namespace(**settings), str(path))
     assert_begins_as(model.state_dict(), source.state_dict())
     after = {k: v for k, v in model.state_dict().items() if ".revcol." in k}
-    torch.testing.assert_close(after, columns, rtol=0, atol=0)
+    assert_bits_equal(after, columns)
 
 
 def test_separate_tables_take_a_shared_one(tmp_path: Path) -> None:
-    source, model = transformer(), small(share_all_embeddings=False)
+    source, model = transformer(), build_small(share_all_embeddings=False)
     init_decoder(model, Namespace(), str(save(tmp_path / "a.pt", source)))
     assert_begins_as(model.state_dict(), source.state_dict())
 
 
 def test_half_precision_is_taken_as_it_is(tmp_path: Path) -> None:
-    source, model = transformer(), small()
+    source, model = transformer(), build_small()
     init_decoder(model, Namespace(), str(save(tmp_path / "a.pt", source.half())))
     assert_begins_as(model.state_dict(), source.float().state_dict())
 
 
-def test_a_dictionary_known_by_its_size_alone_is_warned_of(
+def test_a_checkpoint_without_a_fingerprint_of_its_dictionary_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        init_decoder(small(), Namespace(), str(save(tmp_path / "a.pt", transformer())))
+        init_decoder(build_small(), Namespace(), str(save(tmp_path / "a.pt", transformer())))
         assert [("source" in r.message, "target" in r.message) for r in caplog.records] == [
             (True, False),
             (False, True),
         ]
         assert "cannot be checked" in caplog.text
         caplog.clear()
-        init_decoder(small(), Namespace(), str(save(tmp_path / "b.pt", small(encoder_columns=5))))
+        init_decoder(
+            build_small(), Namespace(), str(save(tmp_path / "b.pt", build_small(encoder_columns=5)))
+        )
         assert not caplog.records
 
 
 def other_symbols(folder: Path) -> Path:
-    model, other = small(), dictionary(99)
+    model, other = build_small(), build_dictionary(99)
     other.add_symbol("another")
     for half in (model.encoder, model.decoder):
         half.dictionary_fingerprint = type(half.dictionary_fingerprint)(other, "source")
@@ -218,22 +215,54 @@ def torn(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "error", "sentence"),
     [
-        ({"decoder_layers": 2}, ValueError, "its decoder has 2 layers and this one 1$"),
-        ({"size": 104}, ValueError, "its dictionary has 104 entries and this one 100$"),
+        (
+            {"decoder_layers": 2},
+            ValueError,
+            "the checkpoint has 2 decoder layers, this model has 1;",
+        ),
+        (
+            {"size": 104},
+            ValueError,
+            "of the checkpoint has 104 entries, that of this model has 100;",
+        ),
         (
             {"decoder_embed_dim": 64, "encoder_embed_dim": 64},
             ValueError,
-            r"encoder.embed_tokens.weight is \(100, 64\) there and \(100, 32\) here$",
+            r"has shape \(100, 64\) in the checkpoint and \(100, 32\) in this model",
         ),
-        ({"decoder_ffn_embed_dim": 96}, ValueError, r"fc1.weight is \(96, 32\) there and \(64, 32"),
-        ({"layernorm_embedding": True}, ValueError, "only it has decoder.layernorm_embedding.bias"),
-        ({"decoder_learned_pos": True}, ValueError, "only it has decoder.embed_positions.weight$"),
-        ({"decoder_attention_heads": 8}, ValueError, "--decoder-attention-heads is 8 there and 4"),
-        ({"activation_fn": "gelu"}, ValueError, "--activation-fn is gelu there and relu here$"),
-        ({"share_all_embeddings": False}, ValueError, "are one table here and two there$"),
+        ({"decoder_ffn_embed_dim": 96}, ValueError, r"fc1.weight has shape \(96, 32\) in the"),
+        (
+            {"layernorm_embedding": True},
+            ValueError,
+            "only the checkpoint has decoder.layernorm_embedding.bias",
+        ),
+        (
+            {"decoder_learned_pos": True},
+            ValueError,
+            "only the checkpoint has decoder.embed_positions.weight;",
+        ),
+        (
+            {"decoder_attention_heads": 8},
+            ValueError,
+            "--decoder-attention-heads is 8 in the checkpoint and 4 in",
+        ),
+        (
+            {"activation_fn": "gelu"},
+            ValueError,
+            "--activation-fn is gelu in the checkpoint and relu in",
+        ),
+        (
+            {"share_all_embeddings": False},
+            ValueError,
+            "are one table in this model and two in the checkpoint",
+        ),
         (other_symbols, DictionaryMismatchError, "another dictionary.* are other symbols"),
         (torn, DamagedCheckpointError, "is damaged"),
-        (lambda folder: folder / "none.pt", ValueError, "^--init-decoder-from names no file: "),
+        (
+            lambda folder: folder / "none.pt",
+            ValueError,
+            "^--init-decoder-from .*none.pt is not a file",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:40]),
 )
@@ -248,11 +277,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_nothing_is_copied(
         path = save(tmp_path / "a.pt", transformer(**source), **(ours | source))
     else:
         path = source(tmp_path)
-    model = small()
+    model = build_small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(error, match=sentence):
         init_decoder(model, Namespace(**ours), str(path))
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert_bits_equal(model.state_dict(), before)
 
 
 def test_options_that_hydra_nests_are_compared() -> None:
@@ -261,13 +290,11 @@ def test_options_that_hydra_nests_are_compared() -> None:
     assert option_difference(ours, ours) is None
 
 
-# Reversible and plain
-
-
 def test_a_reversible_run_goes_on_plain_and_a_plain_one_reversible(
     trained: Path, toy_data: Path, tmp_path: Path
 ) -> None:
-    """Of the 15 updates, 12 are reversible, 2 plain, and 1 reversible: bit for bit as all 15."""
+    """12 reversible updates, 2 plain ones, and a reversible one give the same bits as 15 reversible
+    ones: both paths compute the same."""
     shutil.copy(trained / "checkpoint_3_12.pt", tmp_path / "checkpoint_last.pt")
     run = (toy_data, *TINY_MODEL, *TRAINING, "--dropout", "0.1", "--save-dir", tmp_path)
     train(*run, "--encoder-no-reversible", "--max-update", "14")
@@ -277,4 +304,4 @@ def test_a_reversible_run_goes_on_plain_and_a_plain_one_reversible(
     train(*run, "--max-epoch", "3")
     ours, expected = load(tmp_path / "checkpoint3.pt"), load(trained / "checkpoint3.pt")
     for key in ("model", "last_optimizer_state"):
-        torch.testing.assert_close(ours[key], expected[key], rtol=0, atol=0)
+        assert_bits_equal(ours[key], expected[key])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.images import EVERYTHING, make_images, rows, status, train
-from tests.helpers.processes import run
+from tests.helpers.processes import run_in_processes
 from vision.training.checkpoints import read_checkpoint
 from vision.training.trainer import Trainer
 
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_like_one(folder: Path, command: tuple[object, ...], tmp_path: Path) -> None:
     """Losses, accuracies and weights are those of one process, rounding aside."""
-    run(1, train, *command, "--output", tmp_path / "one")
+    run_in_processes(1, train, *command, "--output", tmp_path / "one")
     for ours, theirs in zip(rows(folder), rows(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     weights = [read_checkpoint(path / LAST)["state_dict"] for path in (folder, tmp_path / "one")]
@@ -50,7 +50,7 @@ def test_processes_compute_what_one_computes(
     world: int, options: tuple[object, ...], data: Path, tmp_path: Path
 ) -> None:
     command = (data, *MODEL, *options)
-    run(world, train, *command, "--output", tmp_path / "several")
+    run_in_processes(world, train, *command, "--output", tmp_path / "several")
     assert_like_one(tmp_path / "several", command, tmp_path)
 
 
@@ -59,10 +59,10 @@ def test_a_signal_to_one_process_stops_all_after_the_same_update(
 ) -> None:
     command = (data, *MODEL, "--micro-batch-size", 4)
     folder = tmp_path / "several"
-    statuses = run(2, train_until_terminated, *command, "--output", folder)
+    statuses = run_in_processes(2, train_until_terminated, *command, "--output", folder)
     assert statuses == [128 + signal.SIGTERM] * 2
     assert [path.name for path in folder.glob("*.pth.tar")] == ["recovery-0-3.pth.tar"]
-    run(2, train, *command, "--output", folder)
+    run_in_processes(2, train, *command, "--output", folder)
     assert_like_one(folder, command, tmp_path)
 
 
@@ -75,9 +75,9 @@ def test_another_number_of_processes_resumes_a_run(
     command = (data, *MODEL, "--micro-batch-size", 2, "--checkpoint-interval", 1)
     folder = tmp_path / "several"
     with pytest.raises(RuntimeError, match="interrupted"):
-        run(before, train_seven_updates, *command, "--output", folder)
+        run_in_processes(before, train_seven_updates, *command, "--output", folder)
     assert list(folder.glob("recovery-1-1*"))
-    run(after, train, *command, "--output", folder)
+    run_in_processes(after, train, *command, "--output", folder)
     assert_like_one(folder, command, tmp_path)
 
 
