@@ -89,7 +89,7 @@ def build_isotropic_columns(config: IsotropicConfig) -> list[Column]:
 
 def _build_levels(config: IsotropicConfig, is_first: bool) -> list[Level]:
     depths, total = config.depths, sum(config.depths)
-    rates = [config.drop_path_rate * block / max(1, total - 1) for block in range(total)]
+    rates = [config.drop_path_rate * (block / max(1, total - 1)) for block in range(total)]
     levels = []
     for number, depth in enumerate(depths):
         begin = sum(depths[:number])

@@ -197,7 +197,9 @@ class _ReversibleLevel(Function):
 
         # 3. Kept are: the states, of a keyframe; the stem's output, where the level reads it. What
         # else the network reads is saved for autograd's check that nothing changed it meanwhile.
+        # (Detached: a chain that held states with a graph would hold itself, after an error.)
         states = [] if kept is None else [exact, *(x and x.exact for x in kept)]
+        states = [x if x is None else x.detach() for x in states]
         dims = [] if kept is None else [grid, *(x and x.grid for x in kept)]
         ctx.state_dims = [x and x.channel_dim for x in dims]
         ctx.has_previous = previous is not None

@@ -109,7 +109,7 @@ def test_values_and_gradients_are_those_of_the_ordinary_criterion(
     )
     if autocast is not None:  # see test_the_weights_gradient_is_as_exact_in_half_precision
         del ordinary["encoder.embed_tokens.weight"], chunked["encoder.embed_tokens.weight"]
-    assert largest(verify.differences(chunked, ordinary)) < ROUNDING[autocast]
+    assert largest(verify.compare_gradients(chunked, ordinary)) < ROUNDING[autocast]
     assert also_logged.pop("n_correct") == logged.pop("n_correct") > 0
     torch.testing.assert_close(also_logged, logged, rtol=ROUNDING[autocast], atol=0)
 
@@ -123,9 +123,9 @@ def test_embeddings_that_are_not_shared_and_losses_that_are_not_summed(arch: str
     chunked, also_logged = step(net, criterion(CHUNKED, chunk_tokens=5), reduce=False)
     assert chunked["loss"].shape == ordinary["loss"].shape == (36, 1)
     assert "decoder.output_projection.weight" in chunked
-    assert largest(verify.differences(chunked, ordinary)) < ROUNDING[None]
+    assert largest(verify.compare_gradients(chunked, ordinary)) < ROUNDING[None]
     losses = [{"": found["nll_loss"]} for found in (also_logged, logged)]
-    assert largest(verify.differences(*losses)) < ROUNDING[None]
+    assert largest(verify.compare_gradients(*losses)) < ROUNDING[None]
 
 
 def test_validation_gives_the_same_loss_and_accuracy_where_padding_is_guessed_too() -> None:
@@ -255,7 +255,7 @@ def test_a_decoder_needs_only_features_and_an_output_layer() -> None:
     net = Translating()
     ordinary, _ = step(net, criterion(ORDINARY))
     chunked, _ = step(net, criterion(CHUNKED, chunk_tokens=5))
-    assert largest(verify.differences(chunked, ordinary)) < ROUNDING[None]
+    assert largest(verify.compare_gradients(chunked, ordinary)) < ROUNDING[None]
 
 
 def test_a_model_that_does_not_pass_features_only_to_its_decoder_is_refused() -> None:
@@ -298,7 +298,7 @@ def test_distributed_data_parallel_sees_every_gradient(
         chunked(wrapped, sample())[0].backward()
     for name, p in net.named_parameters():
         if "k_proj.bias" not in name:
-            difference = verify.differences({"": p.grad}, {"": ordinary[name]})
+            difference = verify.compare_gradients({"": p.grad}, {"": ordinary[name]})
             assert largest(difference) < ROUNDING[None]
 
 
@@ -325,7 +325,7 @@ def test_fairseq_train_ends_with_the_same_model(
     ours, theirs = (states[name]["model"] for name in (CHUNKED, ORDINARY))
     names = [n for n in theirs if theirs[n].is_floating_point() and "k_proj.bias" not in n]
     ours, theirs = ({name: weights[name] for name in names} for weights in (ours, theirs))
-    assert largest(verify.differences(ours, theirs)) < 1e-4
+    assert largest(verify.compare_gradients(ours, theirs)) < 1e-4
     # fairseq rounds the loss in a checkpoint to three decimals.
     ours, theirs = (states[name]["extra_state"]["val_loss"] for name in (CHUNKED, ORDINARY))
     assert ours == pytest.approx(theirs, abs=2e-3)

@@ -306,10 +306,13 @@ def permute_dictionary(folder: Path) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--path", "/nowhere.pt"), ("cannot load /nowhere.pt", "there is no /nowhere.pt")),
+        (
+            ("--path", "/nowhere.pt"),
+            ("cannot load /nowhere.pt", "there is no file or folder /nowhere.pt"),
+        ),
         (("--path", "{0}/model.pt", "/nowhere"), ("there is no file /nowhere",)),
         (("--path", "{0}/model.pt", "{0}"), ("there is no file",)),
-        (("--path", "{0}/model.pt", "--data", "/nowhere"), ("there is no /nowhere",)),
+        (("--path", "{0}/model.pt", "--data", "/nowhere"), ("no file or folder /nowhere",)),
         (("--path", "{0}/model.pt", "--bpe-codes", "/nowhere"), ("--bpe-codes", "/nowhere")),
         (("--path", "{0}/model.pt", "--no-dash-splits"), ("no effect without --tokenizer",)),
         (("--path", "{0}/model.pt", "--lenpen", "nan"), ("--lenpen needs a finite number", "nan")),
