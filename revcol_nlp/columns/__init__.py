@@ -4,8 +4,9 @@ It imports torch alone, and knows nothing of text, images, fairseq or timm. READ
 file explains the equation, why the inverse is exact, and how to write columns of your own.
 """
 
-from .column import Column, Level
+from .column import Column
 from .isotropic import IsotropicConfig, build_isotropic_columns
+from .level import Level
 from .stack import RevCol
 from .verify import gradient_difference
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import DropPath, FeedForward, NormalizedAttention, build_projection
-from .column import Column, Level
+from .column import Column
+from .level import Level
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .column import GAMMA_MIN, Column
+from .column import Column
+from .level import GAMMA_MIN
 from .states import GUARD
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .column import Level
 from .graph import reached_leaves
+from .level import Level
 from .random_state import draw_again, get_generators, same_generators
 
 # A rebuilt output differs in a last bit at times, where rounding errors have grown; not by this.

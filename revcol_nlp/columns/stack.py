@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .column import Column, LevelKwargs
+from .column import Column
+from .column_list import ColumnList, check_columns
 from .keyframes import GrowthReader, measure_growth, plan_keyframes
-from .reversible import ReversibleRun
-from .states import Precision, State, read_state
+from .level import LevelKwargs
+from .precision import Precision, can_rebuild, choose_precision
+from .run import ReversibleRun
+from .states import State, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -25,39 +27,6 @@ KEYFRAME_BUDGET = 1e6
 AllLevelKwargs = Sequence[LevelKwargs] | Sequence[Sequence[LevelKwargs]]
 # A column and a level of it, both from 0; negative ones count from the end.
 Place = tuple[int, int]
-
-
-class ColumnList(nn.Module):
-    """Columns in their order, in which one column may stand several times.
-
-    It reads as a list. A column that stands several times is one module: ``state_dict`` holds its
-    weights once, under the number of its first appearance among the different columns. So
-    ``[first, step, step]`` and ``[first, step, step, step]`` have the same weights, ``0.`` and
-    ``1.``, and each loads what the other saved.
-    """
-
-    def __init__(self, columns: Iterable[Column]):
-        super().__init__()
-        self.order: list[int] = []
-        different: list[Column] = []
-        for column in columns:
-            numbers = [n for n, other in enumerate(different) if other is column]
-            if not numbers:
-                numbers = [len(different)]
-                different.append(column)
-                self.add_module(str(numbers[0]), column)
-            self.order.append(numbers[0])
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[Column]:
-        return (self.get_submodule(str(number)) for number in self.order)
-
-    def __getitem__(self, index: int | slice) -> Column | ColumnList:
-        if isinstance(index, slice):
-            return ColumnList(list(self)[index])
-        return self.get_submodule(str(self.order[index]))
 
 
 class RevCol(nn.Module):
@@ -96,7 +65,7 @@ class RevCol(nn.Module):
     ):
         super().__init__()
         columns = list(columns)
-        _check_columns(columns)
+        check_columns(columns)
         if not 0 <= keep_columns <= len(columns):
             raise ValueError(
                 f"keep_columns must be between 0 and the number of columns, {len(columns)}; "
@@ -174,11 +143,12 @@ class RevCol(nn.Module):
         if not wanted:
             raise ValueError("places is empty: name at least one (column, level)")
         kwargs = self._kwargs_of_columns(level_kwargs)
-        precision = self._choose_precision(stem_output)
+        trains = self.training and torch.is_grad_enabled()
+        precision = choose_precision(stem_output, self.state_dtype if trains else torch.float32)
         # The first columns are rebuilt; from ``kept`` on, autograd keeps what it needs.
         count = 1 + max(column for column, _ in wanted.values())
         kept = 0
-        if self.reversible and self._may_rebuild(stem_output):
+        if self.reversible and trains and can_rebuild(stem_output):
             kept = max(0, count - self.keep_columns)
         run = self._run_columns if kept == 0 else self._run_uncompiled
         found = run(stem_output, count, kept, kwargs, precision, set(wanted.values()))
@@ -269,72 +239,6 @@ class RevCol(nn.Module):
                 )
         return level_kwargs
 
-    def _choose_precision(self, stem_output: Tensor) -> Precision:
-        dtype = stem_output.dtype
-        trains = self.training and torch.is_grad_enabled() and _has_float64(stem_output.device)
-        return Precision(
-            dtype, torch.promote_types(dtype, self.state_dtype if trains else torch.float32)
-        )
-
-    def _may_rebuild(self, stem_output: Tensor) -> bool:
-        """Whether this forward pass needs a backward pass, and one that can rebuild columns."""
-        if not (self.training and torch.is_grad_enabled()):
-            return False
-        if stem_output.dtype == torch.float64:
-            _warn_once("columns computed in float64 cannot be inverted exactly: activations kept")
-            return False
-        if not _has_float64(stem_output.device):
-            kind = stem_output.device.type
-            _warn_once(f"{kind} has no float64 to invert columns in: activations kept")
-            return False
-        if torch._C._are_functorch_transforms_active():
-            raise RuntimeError(
-                "a reversible RevCol does not work inside torch.func transforms (grad, vmap, jvp): "
-                "set reversible=False"
-            )
-        return True
-
-
-def _check_columns(columns: Sequence[Column]) -> None:
-    if not columns:
-        raise ValueError("a RevCol needs at least 1 column, got 0")
-    for index, column in enumerate(columns):
-        if not isinstance(column, Column):
-            raise TypeError(
-                f"column {index} of a RevCol is a {type(column).__name__}: make it a "
-                "Column([Level(network, num_channels), ...])"
-            )
-        shape = [(level.num_channels, level.channel_dim) for level in column.levels]
-        first = [(level.num_channels, level.channel_dim) for level in columns[0].levels]
-        if len(shape) != len(first):
-            raise ValueError(
-                f"all columns need the same number of levels: column 0 has {len(first)} and column "
-                f"{index} has {len(shape)}"
-            )
-        if shape != first:
-            raise ValueError(
-                f"the levels of all columns need the same channels: column 0 has {first} and "
-                f"column {index} has {shape} (num_channels, channel_dim)"
-            )
-
 
 def _replan_after_loading(model: RevCol, _: Any) -> None:
     model.replan_keyframes()
-
-
-def _has_float64(device: torch.device) -> bool:
-    return device.type in ("cpu", "cuda", "meta") or _probe_float64(device.type)
-
-
-@lru_cache
-def _probe_float64(device_type: str) -> bool:
-    try:
-        torch.empty(0, dtype=torch.float64, device=device_type)
-    except (TypeError, RuntimeError):
-        return False
-    return True
-
-
-@lru_cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .precision import Precision
+
 # Bits of a rounded state below the largest magnitude at its position: float32 holds them exactly.
 ROUNDED_BITS = 24
 # A state is moved towards its rounded value by this share of the distance.
@@ -55,23 +57,6 @@ class State(NamedTuple):
 
     exact: Tensor
     grid: Grid
-
-
-class Precision(NamedTuple):
-    """The dtypes of one forward pass.
-
-    Attributes:
-        network: what the level networks read; the dtype of the stem's output.
-        state: what states are carried in.
-    """
-
-    network: torch.dtype
-    state: torch.dtype
-
-    @property
-    def rounds(self) -> bool:
-        """Whether networks read states rounded: where states are finer than what networks read."""
-        return self.state == torch.float64 and self.network != torch.float64
 
 
 def measure_shift(x: Tensor, channel_dim: int) -> Tensor:

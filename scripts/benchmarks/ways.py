@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from revcol_nlp.columns.column import Column
 from revcol_nlp.columns.isotropic import IsotropicConfig, build_isotropic_columns
+from revcol_nlp.columns.precision import Precision
 from revcol_nlp.columns.stack import RevCol
-from revcol_nlp.columns.states import Grid, Precision, State
+from revcol_nlp.columns.states import Grid, State
 
 Run = Callable[..., Any]
 

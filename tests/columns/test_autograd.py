@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from revcol_nlp.columns.column import Column, Level
+from revcol_nlp.columns.column import Column
+from revcol_nlp.columns.level import Level
 from revcol_nlp.columns.stack import RevCol
 from revcol_nlp.columns.verify import compute_gradients, gradient_difference
 from tests.helpers.columns import DIM, build, largest_difference, loss_of, stem_output

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from revcol_nlp.columns.column import GAMMA_MIN, Column, Level
+from revcol_nlp.columns.column import Column
 from revcol_nlp.columns.keyframes import measure_growth, plan_keyframes
+from revcol_nlp.columns.level import GAMMA_MIN, Level
+from revcol_nlp.columns.precision import Precision
 from revcol_nlp.columns.stack import RevCol
 from revcol_nlp.columns.states import (
     GUARD,
     Grid,
-    Precision,
     State,
     invert_update,
     measure_shift,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from revcol_nlp.columns import random_state, rerun, states
+from revcol_nlp.columns import precision, random_state, rerun, states
 from revcol_nlp.columns.verify import compare_gradients, compute_gradients, gradient_difference
 from tests.helpers.columns import build, largest_difference, stem_output
 from tests.helpers.exact import assert_bits_equal
@@ -129,13 +129,11 @@ def test_without_replayed_random_numbers_dropout_breaks_the_gradients(monkeypatc
 
 
 def test_a_device_without_float64_keeps_activations_and_says_so_once(monkeypatch, caplog):
-    from revcol_nlp.columns import stack as revcol
-
-    revcol._warn_once.cache_clear()
-    monkeypatch.setattr(revcol, "_has_float64", lambda _: False)
+    precision._warn_once.cache_clear()
+    monkeypatch.setattr(precision, "_has_float64", lambda _: False)
     model = build(4)
     assert max(gradient_difference(model, stem_output()).values()) == 0
     assert [r.message for r in caplog.records] == [
         "cpu has no float64 to invert columns in: activations kept"
     ]
-    revcol._warn_once.cache_clear()
+    precision._warn_once.cache_clear()
