@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 LOGIT_SCALE_INIT = 10.0
 LOGIT_SCALE_MAX = 100.0
@@ -57,7 +58,12 @@ def _length(x: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two Linears with a nonlinearity between them."""
+    """Two Linears with a nonlinearity between them.
+
+    Attributes:
+        recompute_activation: compute the nonlinearity again in the backward pass, in place of
+            keeping its output: it is cheap, and its output the largest tensor of a block.
+    """
 
     def __init__(
         self, dim: int, hidden: int, activation: Callable[[Tensor], Tensor], dropout: float = 0.0
@@ -67,9 +73,23 @@ class FeedForward(nn.Module):
         self.fc2 = build_linear(hidden, dim)
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
+        self.recompute_activation = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(x))))
+        """``(B, T, C)`` to ``(B, T, C)``."""
+        hidden = self.fc1(x)
+        if not (self.recompute_activation and torch.is_grad_enabled()):
+            return self._project(hidden)
+        # It stops before fc2's matrix product: what that needs is there by then.
+        return checkpoint(
+            self._project,
+            hidden,
+            use_reentrant=False,
+            preserve_rng_state=self.training and self.dropout.p > 0,
+        )
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.activation(hidden)))
 
 
 class DropPath(nn.Module):

@@ -55,7 +55,8 @@ class LevelCall:
     """One level in the chain, for its autograd function.
 
     Attributes:
-        states: the list before the level runs; its forward pass lets go of it.
+        inputs, grid, states: what `Level.forward` got, and the list before the level runs; the
+            function's forward pass lets go of them.
         keeps_states: whether the list after the level is kept, and not rebuilt.
         kept_dims: dimensions of channels of the states that are kept.
     """
@@ -66,7 +67,7 @@ class LevelCall:
     position: int
     rerun: Rerun
     inputs: Sequence[LevelInput]
-    grid: Grid
+    grid: Grid | None
     states: States | None
     keeps_states: bool
     kept_dims: list[int | None] = field(default_factory=list)
@@ -91,7 +92,9 @@ class ReversibleLevel(Function):
         ctx.set_materialize_grads(False)
         ctx.call = call
         rerun, level, precision = call.rerun, call.rerun.level, call.chain.precision
-        inputs, states, call.inputs, call.states = call.inputs, call.states, (), None
+        # The graph holds the call, which must not hold what is rebuilt.
+        inputs, states, grid = call.inputs, call.states, call.grid
+        call.inputs, call.states, call.grid = (), None, None
         rerun.inputs_need_grad = ctx.needs_input_grad[2 : 2 + len(inputs)]
 
         # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
@@ -100,14 +103,14 @@ class ReversibleLevel(Function):
             y = rerun.run_first(read)
 
         # 2. Eq. 3.
-        exact = level.update(y, states[call.index], precision, call.grid)
+        exact = level.update(y, states[call.index], precision, grid)
 
         # 3. Kept are the states of a keyframe, without their graph: a chain that held it would hold
         # itself after an error. What else the network reads is saved for autograd's check that
         # nothing changed it meanwhile.
         kept = []
         if call.keeps_states:
-            states[call.index] = State(exact, call.grid)
+            states[call.index] = State(exact, grid)
             kept = [x and x.exact.detach() for x in states]
             call.kept_dims = [x and x.grid.channel_dim for x in states]
         stem = [x for x in inputs if isinstance(x, Tensor)][:1]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from revcol_nlp.columns import RevCol
+from revcol_nlp.columns.attention import FeedForward
 from revcol_nlp.columns.isotropic import (
     Block,
     DropPath,
@@ -16,6 +17,8 @@ from revcol_nlp.columns.isotropic import (
     NormalizedAttention,
     build_isotropic_columns,
 )
+from revcol_nlp.columns.verify import compute_gradients, describe_step
+from tests.helpers.columns import build, stem_output
 from tests.helpers.exact import assert_bits_equal
 
 CONFIG = IsotropicConfig(dim=16, num_heads=2, ffn_dim=32)
@@ -115,3 +118,20 @@ def test_stochastic_depth_grows_from_the_first_block_of_a_column_to_its_last():
     for column in build_isotropic_columns(config):
         rates = [m.drop_prob for m in column.modules() if isinstance(m, DropPath)]
         assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_an_activation_that_is_recomputed_changes_memory_and_no_bits(autocast):
+    held, grads = [], []
+    for recompute in (False, True):
+        model = build(3, dropout=0.1, activation_dropout=0.1, revcol={"keep_columns": 3})
+        for module in model.modules():
+            if isinstance(module, FeedForward):
+                module.recompute_activation = recompute
+        grads.append(
+            compute_gradients(model, stem_output(), reversible=recompute, autocast=autocast)
+        )
+        held.append(describe_step(model, stem_output()).held_bytes)
+    assert_bits_equal(*grads)
+    hidden = 2 * stem_output().numel() * 4
+    assert held[0] - held[1] >= 3 * 4 * hidden

@@ -11,6 +11,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from revcol_nlp.columns import Column, Level, RevCol
+from revcol_nlp.columns.attention import FeedForward
 
 # A level of the last column, or (column, level).
 FeatureIndex = int | tuple[int, int]
@@ -214,9 +215,13 @@ class RevColVisionModel(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep no activations in training that can be rebuilt.
 
-        All columns are then reversible, and none keeps its activations. With ``enable=False`` the
-        model trains as it was made: by default reversible too, with the last column kept.
+        All columns are then reversible, none keeps its activations, and feed-forward networks
+        compute their nonlinearity again. With ``enable=False`` the model trains as it was made: by
+        default reversible too, with the last column kept.
         """
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.recompute_activation = enable
         reversible, keep_columns = (True, 0) if enable else self._training_options
         self.revcol.reversible = reversible
         self.revcol.keep_columns = min(keep_columns, len(self.revcol.columns))
