@@ -8,15 +8,10 @@ import pytest
 from tests.helpers.fairseq_commands import (
     TINY_MODEL,
     TRAINING,
-    USER_DIR,
     FairseqRunner,
     RunFairseq,
 )
-from tests.helpers.fork_server import forking
 from tests.helpers.wmt_mirror import write_made_up_mirror
-
-# Tests that import these names from here get them from tests/helpers.
-__all__ = ["TINY_MODEL", "TRAINING", "USER_DIR", "RunFairseq", "forking"]
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import nn
 
 from .column import Column
+from .level import LevelKwargs
+
+# Keyword arguments for each level, the same in every column, or such a list for each column.
+AllLevelKwargs = Sequence[LevelKwargs] | Sequence[Sequence[LevelKwargs]]
 
 
 class ColumnList(nn.Module):
@@ -69,3 +73,25 @@ def check_columns(columns: Sequence[Column]) -> None:
                 f"the levels of all columns need the same channels: column 0 has {first} and "
                 f"column {index} has {shape} (num_channels, channel_dim)"
             )
+
+
+def spread_level_kwargs(
+    level_kwargs: AllLevelKwargs | None, num_columns: int, num_levels: int
+) -> Sequence[Sequence[LevelKwargs]]:
+    """Keyword arguments for each level of each column.
+
+    Raises:
+        ValueError: if there are not as many as levels, or as columns.
+    """
+    if level_kwargs is None:
+        level_kwargs = [{}] * num_levels
+    if all(isinstance(kwargs, Mapping) for kwargs in level_kwargs):
+        level_kwargs = [level_kwargs] * num_columns
+    if len(level_kwargs) != num_columns:
+        raise ValueError(
+            f"level_kwargs holds lists for {len(level_kwargs)} of {num_columns} columns"
+        )
+    for kwargs in level_kwargs:
+        if len(kwargs) != num_levels:
+            raise ValueError(f"level_kwargs holds {len(kwargs)} mappings for {num_levels} levels")
+    return level_kwargs

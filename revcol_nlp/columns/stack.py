@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .column import Column
-from .column_list import ColumnList, check_columns
+from .column_list import AllLevelKwargs, ColumnList, check_columns, spread_level_kwargs
 from .keyframes import GrowthReader, measure_growth, plan_keyframes
 from .level import LevelKwargs
 from .precision import Precision, can_rebuild, choose_precision
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 KEEP_COLUMNS = 1
 KEYFRAME_BUDGET = 1e6
 
-# Keyword arguments for each level, the same in every column; or such a list for each column.
-AllLevelKwargs = Sequence[LevelKwargs] | Sequence[Sequence[LevelKwargs]]
 # A column and a level of it, both from 0; negative ones count from the end.
 Place = tuple[int, int]
 
@@ -89,6 +87,7 @@ class RevCol(nn.Module):
         self.keyframe_budget = keyframe_budget
         self.state_dtype = state_dtype
         self._growth = GrowthReader()
+        self._logs_next_step = True
         self.register_load_state_dict_post_hook(_replan_after_loading)
 
     def extra_repr(self) -> str:
@@ -142,7 +141,7 @@ class RevCol(nn.Module):
         wanted = {place: self._find(place) for place in places}
         if not wanted:
             raise ValueError("places is empty: name at least one (column, level)")
-        kwargs = self._kwargs_of_columns(level_kwargs)
+        kwargs = spread_level_kwargs(level_kwargs, len(self.columns), self.num_levels)
         trains = self.training and torch.is_grad_enabled()
         precision = choose_precision(stem_output, self.state_dtype if trains else torch.float32)
         # The first columns are rebuilt; from ``kept`` on, autograd keeps what it needs.
@@ -166,6 +165,7 @@ class RevCol(nn.Module):
         """Run the columns ``0 .. count - 1``, of which those from ``kept`` on are not rebuilt."""
         run = ReversibleRun(stem_output, precision) if kept else None
         keyframes = self._plan(kept) if kept else set()
+        held = stem_output.nbytes
         states: list[State | None] = [None] * self.num_levels
         found: dict[Place, Tensor] = {}
         for index in range(count):
@@ -177,16 +177,30 @@ class RevCol(nn.Module):
             if run is not None:
                 run.keeps_states = index in keyframes
             states = self.columns[index](stem_output, states, kwargs[index], precision, run)
+            if run is not None and index in keyframes:
+                held += sum(state.exact.nbytes for state in states)
             for place in wanted:
                 if place[0] == index:
                     found[place] = read_state(states[place[1]], precision)
         if run is not None:
             found = {place: run.tie(state) for place, state in found.items()}
+        if kept and self._logs_next_step:
+            self._logs_next_step = False
+            logger.info(
+                f"{kept} of {count} columns are rebuilt; held for them: {held / 2**20:.1f} MiB for "
+                f"a stem output of {tuple(stem_output.shape)}, the states of columns "
+                f"{', '.join(map(str, sorted(keyframes)))} among it"
+            )
         return found
 
     # torch.compile of a model leaves the reversible part as it is, level by level; see
     # `compile_levels`.
     _run_uncompiled = torch.compiler.disable(_run_columns)
+
+    def train(self, mode: bool = True) -> RevCol:
+        """Switch to training, or to evaluation. The next step in training is logged."""
+        self._logs_next_step |= mode and not self.training
+        return super().train(mode)
 
     def keyframes(self) -> list[int]:
         """The columns whose states a training step keeps now, the last one rebuilt among them.
@@ -220,24 +234,6 @@ class RevCol(nn.Module):
                 f"no place {place!r}: a pair names one of {len(self.columns)} columns and one of "
                 f"{self.num_levels} levels"
             ) from None
-
-    def _kwargs_of_columns(
-        self, level_kwargs: AllLevelKwargs | None
-    ) -> Sequence[Sequence[LevelKwargs]]:
-        if level_kwargs is None:
-            level_kwargs = [{}] * self.num_levels
-        if all(isinstance(kwargs, Mapping) for kwargs in level_kwargs):
-            level_kwargs = [level_kwargs] * len(self.columns)
-        if len(level_kwargs) != len(self.columns):
-            raise ValueError(
-                f"level_kwargs holds lists for {len(level_kwargs)} of {len(self.columns)} columns"
-            )
-        for kwargs in level_kwargs:
-            if len(kwargs) != self.num_levels:
-                raise ValueError(
-                    f"level_kwargs holds {len(kwargs)} mappings for {self.num_levels} levels"
-                )
-        return level_kwargs
 
 
 def _replan_after_loading(model: RevCol, _: Any) -> None:

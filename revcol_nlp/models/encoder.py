@@ -11,8 +11,7 @@ from fairseq.modules import LayerNorm
 from torch import Tensor, nn
 
 from ..checkpoints.fingerprint import DictionaryFingerprint
-from ..columns.isotropic import build_isotropic_columns
-from ..columns.stack import RevCol
+from ..columns import Column, RevCol, build_isotropic_columns
 from .config import build_isotropic_config
 
 
@@ -36,13 +35,21 @@ class RevColEncoder(TransformerEncoderBase):
         super().__init__(_remove_layers(cfg), dictionary, embed_tokens)
         self.cfg = cfg
         self.revcol = RevCol(
-            build_isotropic_columns(build_isotropic_config(cfg)),
+            self.build_columns(cfg),
             reversible=not cfg.encoder.no_reversible,
             keep_columns=cfg.encoder.keep_columns,
             keyframe_budget=cfg.encoder.keyframe_budget,
         )
         self.layer_norm = LayerNorm(embed_tokens.embedding_dim, export=cfg.export)
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, side="source")
+
+    def build_columns(self, cfg: TransformerConfig) -> list[Column]:
+        """Build the columns; a kind of encoder overrides it to have its own levels.
+
+        Their states must be ``(B, T, C)``, with the width of the embedding as ``C``. The levels'
+        networks get ``key_padding_mask``, ``(B, T)`` and true at padding, or ``None``.
+        """
+        return build_isotropic_columns(build_isotropic_config(cfg))
 
     def forward(
         self,

@@ -36,7 +36,13 @@ from .encoder import RevColEncoder
 
 @register_model("revcol_transformer", dataclass=RevColTransformerConfig)
 class RevColTransformerModel(TransformerModelBase):
-    """The RevCol-Transformer (Appendix B.2): a RevCol encoder and fairseq's transformer decoder."""
+    """The RevCol-Transformer (Appendix B.2): a RevCol encoder and fairseq's transformer decoder.
+
+    Attributes:
+        encoder_class: makes the encoder; a model with columns of its own sets another.
+    """
+
+    encoder_class = RevColEncoder
 
     @classmethod
     def add_args(cls, parser: ArgumentParser) -> None:
@@ -59,7 +65,7 @@ class RevColTransformerModel(TransformerModelBase):
     def build_encoder(
         cls, cfg: TransformerConfig, src_dict: Dictionary, embed_tokens: nn.Embedding
     ) -> RevColEncoder:
-        return RevColEncoder(cfg, src_dict, embed_tokens)
+        return cls.encoder_class(cfg, src_dict, embed_tokens)
 
     @classmethod
     def build_decoder(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.conftest import forking
+from tests.helpers.fork_server import forking
 
 # No test waits for a limit; it ends a command that hangs.
 SECONDS = 120

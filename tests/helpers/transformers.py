@@ -53,7 +53,3 @@ def build_model(
 def build_small(**options: Any) -> FairseqEncoderDecoderModel:
     """Return a model with the sizes `SMALL`, except for ``options``."""
     return build_model(**(SMALL | options))
-
-
-# Names that the tests of the patches import.
-dictionary, small = build_dictionary, build_small

@@ -19,7 +19,6 @@ from revcol_nlp.models import RevColTransformerModel
 from scripts.translation import average_checkpoints as averaging
 from scripts.translation import score as scoring
 from scripts.translation import translate as translating
-from tests.conftest import TINY_MODEL, TRAINING
 from tests.helpers.bad_input import (
     CONTENT_DAMAGES,
     FILE_DAMAGES,
@@ -32,6 +31,7 @@ from tests.helpers.bad_input import (
     try_all,
     with_damaged_content,
 )
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING
 from tests.helpers.forked import run_forked
 
 # Checkpoints of fairseq

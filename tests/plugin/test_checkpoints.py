@@ -20,7 +20,7 @@ from revcol_nlp.checkpoints.errors import (
     UnusableCheckpointError,
 )
 from revcol_nlp.checkpoints.integrity import explain_damage, is_complete
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from revcol_nlp.models import RevColTransformerModel
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR
 from tests.helpers.checkpoints import load
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR
 
 GENERATE = ("--user-dir", USER_DIR, "--cpu", "--num-workers", "0", "--beam", "2")
 

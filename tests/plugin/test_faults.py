@@ -16,9 +16,9 @@ import revcol_nlp.models  # noqa: F401 (installs the patches)
 from revcol_nlp.checkpoints.errors import UnwritableError
 from revcol_nlp.checkpoints.integrity import is_complete
 from revcol_nlp.columns.verify import compute_gradients
-from tests.conftest import TINY_MODEL, TRAINING
 from tests.helpers.checkpoints import assert_same_state, load
 from tests.helpers.columns import build, loss_of, stem_output
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING
 from tests.helpers.faults import (
     BACKWARD,
     FORWARD,

@@ -11,7 +11,7 @@ from torch import nn
 
 from revcol_nlp.checkpoints.errors import DictionaryMismatchError
 from revcol_nlp.checkpoints.fingerprint import DictionaryFingerprint
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 
 @dataclass

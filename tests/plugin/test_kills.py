@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from revcol_nlp.checkpoints.integrity import is_complete
-from tests.conftest import TINY_MODEL, TRAINING
 from tests.helpers.checkpoints import assert_same_state
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING
 from tests.helpers.kills import NUMBERS, STEP, VALIDATION, WRITE, Kill, Training, Watch
 
 

@@ -8,8 +8,8 @@ import pytest
 from fairseq.data import data_utils
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 from tests.helpers.checkpoints import assert_same_state
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 60, 64])

@@ -12,9 +12,9 @@ from fairseq.models.ema.ema import EMA
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
 from revcol_nlp.checkpoints.errors import DamagedCheckpointError, UnusableCheckpointError
-from tests.conftest import TINY_MODEL, TRAINING, RunFairseq
 from tests.helpers.checkpoints import load
-from tests.helpers.transformers import small
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, RunFairseq
+from tests.helpers.transformers import build_small
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_training_does_not_resume_from_a_file_with_a_nan(
 
 def test_a_moving_average_does_not_check_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each update of --store-ema loads weights; on a GPU, each value that is read stops it."""
-    model, calls = small(), []
+    model, calls = build_small(), []
     average = EMA(model, EMAConfig(ema_decay=0.5))
     for owner, name in ((torch.Tensor, "isfinite"), (torch.Tensor, "tolist"), (torch, "isfinite")):
         monkeypatch.setattr(owner, name, lambda *args: calls.append(args))
@@ -77,14 +77,14 @@ def test_a_moving_average_does_not_check_the_weights(monkeypatch: pytest.MonkeyP
 
 
 def test_a_moving_average_keeps_the_last_layer_norm() -> None:
-    model = small()
+    model = build_small()
     average = EMA(model, EMAConfig(ema_decay=0.5))
     average.step(model)
     assert average.get_model().state_dict().keys() == model.state_dict().keys()
 
 
 def test_a_moving_average_takes_a_nan_as_fairseq_does() -> None:
-    model = small()
+    model = build_small()
     average = EMA(model, EMAConfig(ema_decay=0.5))
     torch.nn.init.constant_(model.encoder.embed_tokens.weight, math.nan)
     average.step(model)

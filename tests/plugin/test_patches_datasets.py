@@ -9,7 +9,7 @@ from fairseq.data import data_utils
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
 from revcol_nlp.checkpoints.errors import DamagedDataError
-from tests.helpers.transformers import dictionary
+from tests.helpers.transformers import build_dictionary
 
 ENTRIES = 40  # of the dictionary of toy_data
 
@@ -23,7 +23,7 @@ def data(toy_data: Path, tmp_path: Path) -> str:
 
 
 def test_right_files_are_loaded_as_by_fairseq(data: str) -> None:
-    found = data_utils.load_indexed_dataset(data, dictionary(ENTRIES), combine=True)
+    found = data_utils.load_indexed_dataset(data, build_dictionary(ENTRIES), combine=True)
     assert len(found) == 60 + 200
     assert len(data_utils.load_indexed_dataset(data)) == 60
     assert data_utils.load_indexed_dataset(data + "nothing") is None
@@ -36,7 +36,7 @@ def test_a_truncated_file_is_refused(data: str, suffix: str, size: int) -> None:
     file = Path(f"{data}.{suffix}")
     os.truncate(file, size if size > 0 else file.stat().st_size + size)
     with pytest.raises(DamagedDataError, match="make them again with fairseq-preprocess"):
-        data_utils.load_indexed_dataset(data, dictionary(ENTRIES))
+        data_utils.load_indexed_dataset(data, build_dictionary(ENTRIES))
 
 
 def test_every_file_that_is_combined_is_looked_at(data: str) -> None:
@@ -53,4 +53,4 @@ def test_a_token_beyond_the_dictionary_is_named(data: str, size: int) -> None:
     token = next(int(token) for token in right[sentence] if token >= size)
     words = rf"sentence {sentence} of {data}.bin has the token {token}, .* has {size} entries"
     with pytest.raises(DamagedDataError, match=words):
-        data_utils.load_indexed_dataset(data, dictionary(size))
+        data_utils.load_indexed_dataset(data, build_dictionary(size))

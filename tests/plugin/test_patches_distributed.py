@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from tests.conftest import TINY_MODEL, TRAINING, RunFairseq
 from tests.helpers.checkpoints import assert_same_state
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, RunFairseq
 
 
 @pytest.fixture(scope="module")

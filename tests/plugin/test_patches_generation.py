@@ -13,9 +13,9 @@ from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretra
 from omegaconf import OmegaConf
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from tests.conftest import USER_DIR, RunFairseq
+from tests.helpers.fairseq_commands import USER_DIR, RunFairseq
 from tests.helpers.forked import run_forked
-from tests.helpers.transformers import dictionary, small
+from tests.helpers.transformers import build_dictionary, build_small
 
 
 def test_interactive_leaves_bad_lines_blank_and_goes_on(
@@ -80,14 +80,14 @@ def test_options_that_cannot_produce_a_translation_are_refused(
     task: type[FairseqTask], name: str, value: float, words: str
 ) -> None:
     """Also in a task that builds its generator itself."""
-    words_of_task = dictionary(100)
+    words_of_task = build_dictionary(100)
     instance = SimpleNamespace(
         target_dictionary=words_of_task,
         tgt_dict=words_of_task,
         args=SimpleNamespace(target_lang="w1"),
     )
     with pytest.raises(ValueError, match=words):
-        task.build_generator(instance, [small()], SimpleNamespace(**{name: value}))
+        task.build_generator(instance, [build_small()], SimpleNamespace(**{name: value}))
 
 
 def test_an_nbest_below_1_is_refused() -> None:

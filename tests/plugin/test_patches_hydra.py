@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import USER_DIR, RunFairseq
 from tests.helpers.checkpoints import assert_same_state, load
+from tests.helpers.fairseq_commands import USER_DIR, RunFairseq
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from revcol_nlp.fairseq_patches import PATCHES
-from tests.conftest import USER_DIR, forking
+from tests.helpers.fairseq_commands import USER_DIR
+from tests.helpers.fork_server import forking
 from tests.helpers.forked import run_forked
 from tests.helpers.import_orders import execute_and_send
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 from tests.helpers.checkpoints import assert_same_state, load
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 OFF = {
     "REVCOL_FAIRSEQ_PATCHES": "off",

@@ -9,13 +9,13 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import Tensor, nn
 
 import revcol_nlp.models  # noqa: F401 (installs the patches)
-from tests.conftest import TINY_MODEL, TRAINING, RunFairseq
-from tests.helpers.transformers import small
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, RunFairseq
+from tests.helpers.transformers import build_small
 
 
 @pytest.mark.parametrize("option", ["checkpoint_activations", "offload_activations"])
 def test_checkpointed_activations_are_computed_twice_alike_under_autocast(option: str) -> None:
-    model, computed = small(dropout=0.1, **{option: True}).train(), []
+    model, computed = build_small(dropout=0.1, **{option: True}).train(), []
     model.decoder.layers[0].fc2.register_forward_hook(lambda *call: computed.append(call[-1]))
     tokens = torch.arange(4, 11)[None]
     with torch.autocast("cpu", torch.bfloat16):

@@ -25,7 +25,7 @@ from revcol_nlp.fairseq_patches import (
 )
 from revcol_nlp.models.config import PRESETS
 from revcol_nlp.models.decoder_init import begin_with_decoder
-from tests.conftest import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
+from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, USER_DIR, RunFairseq
 
 ROOT = USER_DIR.parent
 PAGE = USER_DIR / "fairseq_patches" / "README.md"

@@ -28,7 +28,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from scripts.translation import follow_training
-from tests.conftest import USER_DIR, RunFairseq, forking
+from tests.helpers.fairseq_commands import USER_DIR, RunFairseq
+from tests.helpers.fork_server import forking
 from tests.helpers.scripts import SCRIPTS, assert_refused, run_script
 from tests.helpers.wmt_mirror import CORPORA, write_mirror
 
