@@ -11,6 +11,7 @@ import torch
 from fairseq.models import ARCH_MODEL_INV_REGISTRY
 from fairseq.models.transformer import TransformerConfig
 
+from revcol_nlp.columns import gradient_difference
 from revcol_nlp.models.config import PRESETS, RevColTransformerConfig, fill_preset
 from tests.helpers.transformers import build_model, build_small
 
@@ -232,3 +233,12 @@ def test_the_column_code_does_not_import_fairseq_or_timm():
         "assert not {'fairseq', 'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_gradients_of_the_whole_model_equal_ordinary_autograds() -> None:
+    model = build_small(dropout=0.1)
+    tokens = torch.randint(4, 90, (3, 9))
+    tokens[1, 6:] = 1  # padding
+    found = gradient_difference(model, tokens, None, tokens)
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    assert max(found.values()) <= 1e-6
