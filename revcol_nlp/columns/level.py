@@ -188,7 +188,7 @@ class Level(nn.Module):
         """``x[i][l]`` without its guard: the first step of taking `update` back."""
         x, grid = state
         if not precision.rounds:
-            return x
+            return x.clone()
         if grid.shift is None:
             grid.shift = measure_shift(x, grid.channel_dim)
         return compiled(unguard_state, self.compile_options)(x, grid.shift)

@@ -98,7 +98,7 @@ class ReversibleLevel(Function):
         rerun.inputs_need_grad = ctx.needs_input_grad[2 : 2 + len(inputs)]
 
         # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
-        read = [read_state(x, precision) if isinstance(x, State) else x for x in inputs]
+        read = [read_state(x, precision, keep=True) if isinstance(x, State) else x for x in inputs]
         with saved_tensors_hooks(_save_nothing, _save_nothing):
             y = rerun.run_first(read)
 

@@ -45,6 +45,7 @@ class ReversibleRun:
         self._order = torch.empty(0)
         self._count = 0
         self._made: Tensor | None = None
+        self._version = 0
 
     def prepare(self, column: Column, index: int, states: States) -> Callable[..., Tensor]:
         """The function that `Level.forward` calls in place of its own computation."""
@@ -78,12 +79,12 @@ class ReversibleRun:
             *rerun.parameters,
         )
         self._count += 1
-        self._made = exact
+        self._made, self._version = exact, exact._version
         return exact
 
     def check_state(self, exact: Tensor) -> None:
         """Raises RuntimeError where hooks made of the level's state something else."""
-        if exact is not self._made or exact._version:
+        if exact is not self._made or exact._version != self._version:
             raise RuntimeError(
                 "a forward hook replaced or changed the state of a reversible level, which could "
                 "then not be rebuilt; set reversible=False for that"

@@ -34,11 +34,12 @@ class Grid:
             when it is first rounded, where it is not given.
     """
 
-    __slots__ = ("channel_dim", "shift")
+    __slots__ = ("channel_dim", "rounded", "shift")
 
     def __init__(self, channel_dim: int, shift: Tensor | None = None):
         self.channel_dim = channel_dim
         self.shift = shift
+        self.rounded: Tensor | None = None  # what `read_state` returned, where it may keep it
 
     def round(self, x: Tensor) -> Tensor:
         """The state ``x``, float64, in whole steps."""
@@ -75,11 +76,19 @@ def round_by_shift(x: Tensor, shift: Tensor) -> Tensor:
     return (x + shift).sub_(shift)
 
 
-def read_state(state: State, precision: Precision) -> Tensor:
-    """Return what a network reads of ``state``: the rounded value. Its gradient is 1."""
+def read_state(state: State, precision: Precision, keep: bool = False) -> Tensor:
+    """Return what a network reads of ``state``: the rounded value. Its gradient is 1.
+
+    Args:
+        keep: keep it for the next reader, outside of autograd's graphs.
+    """
     x = state.exact
     if not precision.rounds:
         return x.to(precision.network)
+    if keep:
+        if state.grid.rounded is None:
+            state.grid.rounded = state.grid.round(x.detach()).to(precision.network)
+        return state.grid.rounded
     rounded = state.grid.round(x.detach())
     if torch.is_grad_enabled() and x.requires_grad:
         # The difference is exact, and so is the sum; it carries the gradient in float64.
@@ -118,25 +127,28 @@ def update_state(
         return x, None
     shift = measure_shift(x.detach(), channel_dim)
     to_rounded = round_by_shift(x.detach(), shift).sub_(x.detach())
-    # The guard does not move an element past a power of two: the grid stays the same.
-    return torch.add(x, to_rounded, alpha=GUARD), shift
+    # The guard does not move an element past a power of two: the grid stays the same. (In place,
+    # where x is a copy: large new tensors cost page faults.)
+    if x is y:
+        return torch.add(x, to_rounded, alpha=GUARD), shift
+    return x.add_(to_rounded, alpha=GUARD), shift
 
 
 def unguard_state(x: Tensor, shift: Tensor) -> Tensor:
     """Take the guard of `update_state` back: move ``x`` away from its rounded value."""
-    return torch.lerp(round_by_shift(x, shift), x, 1 / (1 - GUARD))
+    return round_by_shift(x, shift).lerp_(x, 1 / (1 - GUARD))
 
 
 def invert_update(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     """Eq. 3 solved for the previous state, ``x[i-1][l] = (x[i][l] - y) / gamma``.
 
     Args:
-        x: the state ``x[i][l]`` without its guard (`unguard_state`).
+        x: the state ``x[i][l]`` without its guard (`unguard_state`); it is overwritten.
         y: output of the network ``F``.
         scale: gamma, of a shape that broadcasts.
     """
     # Operands are cast first: torch is slow where their dtypes differ.
-    return (x - y.to(x.dtype)).mul_(scale.to(x.dtype).reciprocal())
+    return x.sub_(y.to(x.dtype)).mul_(scale.to(x.dtype).reciprocal())
 
 
 def differentiate_update(grad: Tensor, previous: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
