@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.helpers.images import EVERYTHING, make_images, rows, status, train
 from tests.helpers.processes import run_in_processes
@@ -15,7 +14,9 @@ from vision.training.trainer import Trainer
 
 MODEL = (
     *("--model", "revcol_vit_pico_patch4_32", "--img-size", 32, "--model-kwargs", "patch_size=16"),
-    *("embed_dim=16", "num_heads=2", "num_columns=3", "--batch-size", 8, "--lr", 0.01),
+    *("embed_dim=16", "num_heads=2", "num_columns=3", "--batch-size", 8),
+    # Not Adam, which makes full steps of gradients that are rounding alone.
+    *("--opt", "sgd", "--momentum", 0.9, "--lr", 0.05),
     *("--epochs", 2, "--workers", 0, "--device", "cpu"),
 )
 LAST = "last.pth.tar"
@@ -32,7 +33,9 @@ def assert_like_one(folder: Path, command: tuple[object, ...], tmp_path: Path) -
     for ours, theirs in zip(rows(folder), rows(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     weights = [read_checkpoint(path / LAST)["state_dict"] for path in (folder, tmp_path / "one")]
-    torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
+    for name, weight in weights[1].items():
+        bound = 1e-4 * max(1, weight.abs().max())
+        assert (weights[0][name] - weight).abs().max() <= bound, name
 
 
 @pytest.mark.parametrize(
