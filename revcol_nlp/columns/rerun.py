@@ -9,15 +9,15 @@ What else could make the second run differ is refused in a sentence: `Rerun` che
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .buffers import BufferCopy, copy_buffers, select_changed
 from .graph import reached_leaves
 from .level import Level
 from .random_state import draw_again, get_generators, same_generators
@@ -56,6 +56,7 @@ class Rerun:
         tensors: the tensors in ``level_kwargs``, in nested lists, tuples and dicts too.
         parameters: the level's trainable parameters.
         inputs_need_grad: for each input of the network; to be set before the first run.
+        buffers: as they were before the first run, where it changed them.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Rerun:
         self.parameters = [p for p in level.parameters() if p.requires_grad]
         self.inputs_need_grad: Sequence[bool] = ()
         self._tensors_need_grad = [x.requires_grad for x in self.tensors]
-        self._buffers: list[_Buffer] = []
+        self.buffers: list[BufferCopy] = []
         self._generators: list[Any] | None = None
         self._digest: Tensor | list[float] | None = None
 
@@ -86,7 +87,7 @@ class Rerun:
             RuntimeError: if the network reads a trainable tensor that it should not.
         """
         device = next(x.device for x in inputs if x is not None)
-        self._buffers = _copy_buffers(self.level.network)
+        buffers = copy_buffers(self.level.network)
         generators = get_generators(device)
         y, leaves = self._run(inputs, self.tensors)
         known = {id(x) for x in (*leaves, *self.parameters)}
@@ -99,10 +100,7 @@ class Rerun:
                 "reversible=False"
             )
         # Only what the run changed has to be put back.
-        # Of a module, that is all of its buffers or none: torch's batch norm changes its running
-        # statistics without a trace, and counts the batches with one.
-        owners = {buffer.owner for buffer in self._buffers if buffer.has_changed()}
-        self._buffers = [buffer for buffer in self._buffers if buffer.owner in owners]
+        self.buffers = select_changed(buffers)
         drew = not same_generators(generators, get_generators(device))
         self._generators = generators if drew else None
         y = y.detach()
@@ -188,43 +186,9 @@ class Rerun:
                 "(replaced, frozen, or swapped by functional_call); set reversible=False for that"
             )
 
-    @contextmanager
-    def buffers_restored(self) -> Iterator[None]:
-        """Inside, buffers have the values of before the first run; what is written is lost."""
-        now = [getattr(buffer.owner, buffer.name) for buffer in self._buffers]
-        for buffer in self._buffers:
-            setattr(buffer.owner, buffer.name, buffer.values.clone())
-        try:
-            yield
-        finally:
-            for buffer, tensor in zip(self._buffers, now, strict=True):
-                setattr(buffer.owner, buffer.name, tensor)
-
 
 class _Place:
     """Stands for a tensor among the values of ``level_kwargs``."""
-
-
-class _Buffer(NamedTuple):
-    """A buffer as it was: its module and name, the tensor, its version, and its values."""
-
-    owner: nn.Module
-    name: str
-    tensor: Tensor
-    version: int
-    values: Tensor
-
-    def has_changed(self) -> bool:
-        now = getattr(self.owner, self.name)
-        return now is not self.tensor or now._version != self.version
-
-
-def _copy_buffers(network: nn.Module) -> list[_Buffer]:
-    return [
-        _Buffer(owner, name, buffer, buffer._version, buffer.clone())
-        for owner in network.modules()
-        for name, buffer in owner.named_buffers(recurse=False)
-    ]
 
 
 def _digest(y: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
+from .buffers import buffers_restored
 from .column import Column
 from .level import LevelInput
 from .precision import Precision
@@ -142,7 +143,7 @@ class ReversibleLevel(Function):
         states[index] = None
 
         # 2. The network runs again, and keeps the graph of this one level.
-        with rerun.buffers_restored():
+        with buffers_restored(rerun.buffers):
             y, leaves = rerun.run_again(read, extra)
             del read, inputs
 
