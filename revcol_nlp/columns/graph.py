@@ -9,6 +9,8 @@ from torch import Tensor
 
 def reached_leaves(output: Tensor) -> Iterator[Tensor]:
     """The leaves that the graph of ``output`` reaches."""
+    if output.is_leaf and output.requires_grad:
+        yield output
     nodes, seen = [output.grad_fn], {None}
     while nodes:
         node = nodes.pop()

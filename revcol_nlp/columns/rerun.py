@@ -9,12 +9,15 @@ What else could make the second run differ is refused in a sentence: `Rerun` che
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .buffers import BufferCopy, copy_buffers, select_changed
@@ -51,6 +54,7 @@ class Rerun:
         level_kwargs: its keyword arguments; tensors in them may need gradients.
         autocast: arguments of ``torch.autocast`` for both runs.
         compares: the outputs of both runs; pointless where states are rebuilt inexactly.
+        device: of the stem's output; its generator is set back for the second run.
 
     Attributes:
         tensors: the tensors in ``level_kwargs``, in nested lists, tuples and dicts too.
@@ -65,10 +69,17 @@ class Rerun:
         level_kwargs: Mapping[str, Any],
         autocast: dict[str, Any],
         compares: bool,
+        device: torch.device,
     ):
+        if any(map(is_lazy, level.parameters())):
+            raise RuntimeError(
+                f"{type(level.network).__name__} has lazy parameters that no forward pass has made "
+                "yet: run the model once under torch.no_grad() before training it"
+            )
         self.level = level
         self.autocast = autocast
         self.compares = compares
+        self.device = device
         self.training = level.training
         values, self._spec = tree_flatten(dict(level_kwargs))
         self.tensors = [x for x in values if isinstance(x, Tensor)]
@@ -86,9 +97,8 @@ class Rerun:
         Raises:
             RuntimeError: if the network reads a trainable tensor that it should not.
         """
-        device = next(x.device for x in inputs if x is not None)
         buffers = copy_buffers(self.level.network)
-        generators = get_generators(device)
+        generators = get_generators(self.device)
         y, leaves = self._run(inputs, self.tensors)
         known = {id(x) for x in (*leaves, *self.parameters)}
         if any(id(x) not in known for x in reached_leaves(y)):
@@ -101,13 +111,13 @@ class Rerun:
             )
         # Only what the run changed has to be put back.
         self.buffers = select_changed(buffers)
-        drew = not same_generators(generators, get_generators(device))
+        drew = not same_generators(generators, get_generators(self.device))
         self._generators = generators if drew else None
         y = y.detach()
         # A fake tensor has no values to compare. On devices other than the CPU, reading them waits
         # for the device: there, one comparison must do.
         if self.compares and type(y) is Tensor:
-            if device.type == "cpu":
+            if self.device.type == "cpu":
                 self._digest = _digest(y).tolist()
             elif not self.level.repeats:
                 self._digest = _digest(y)
@@ -122,8 +132,7 @@ class Rerun:
         Raises:
             RuntimeError: if the output is another one.
         """
-        device = next(x.device for x in inputs if x is not None)
-        with draw_again(self._generators, device):
+        with draw_again(self._generators, self.device):
             y, leaves = self._run(inputs, tensors)
         if self._digest is not None:
             if not _same_digest(self._digest, _digest(y)):
@@ -161,9 +170,10 @@ class Rerun:
         found: list[Tensor | None] = [None] * len(everything)
         wanted = [n for n, x in enumerate(everything) if x is not None and x.requires_grad]
         if grad is not None and wanted and y.requires_grad:
-            grads = torch.autograd.grad(
-                y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
-            )
+            with _hooks_silenced(self.parameters):
+                grads = torch.autograd.grad(
+                    y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
+                )
             for n, value in zip(wanted, grads, strict=True):
                 found[n] = value
         num_inputs, num_leaves = len(self.inputs_need_grad), len(leaves)
@@ -191,6 +201,24 @@ class _Place:
     """Stands for a tensor among the values of ``level_kwargs``."""
 
 
+@contextmanager
+def _hooks_silenced(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, hooks on the gradients of ``parameters`` do not fire.
+
+    They fire when autograd takes the gradients that a level's function returns. Inside that
+    function they would fire once more, on a part of the gradient.
+    """
+    hooks = [p._backward_hooks for p in parameters if p._backward_hooks]
+    before = [dict(found) for found in hooks]
+    for found in hooks:
+        found.clear()  # autograd holds this very dict
+    try:
+        yield
+    finally:
+        for found, entries in zip(hooks, before, strict=True):
+            found.update(entries)
+
+
 def _digest(y: Tensor) -> Tensor:
     """The sum and the norm of ``y``, to tell whether another output is the same."""
     y = y.detach().float()
@@ -202,7 +230,9 @@ def _same_digest(a: Tensor | list[float], b: Tensor) -> bool:
         (a if isinstance(a, list) else a.tolist()),
         b.tolist(),
     )
-    if norm != norm or other_norm != other_norm:  # nan
-        return norm != norm and other_norm != other_norm
+    # Where a forward pass has overflowed, its states cannot be rebuilt. Gradients are then not
+    # finite either, with or without rebuilding, and loss scalers skip the step.
+    if not math.isfinite(other_norm):
+        return True
     bound = REPEATED_TO * max(norm, other_norm)
     return abs(total - other_total) <= bound and abs(norm - other_norm) <= bound

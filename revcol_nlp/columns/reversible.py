@@ -162,7 +162,7 @@ class ReversibleLevel(Function):
             found.add_to_parameter(level.gamma, gamma_grad)
 
         chain.position = call.position - 1
-        if chain.position < 0:
+        if not ctx.needs_input_grad[1]:  # nothing before this level needs gradients
             chain.states = None
         return None, None, *found.inputs, previous_grad, *found.tensors, *found.parameters
 
