@@ -10,8 +10,7 @@ What else could make the second run differ is refused in a sentence: `Rerun` che
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .buffers import BufferCopy, copy_buffers, select_changed
-from .graph import reached_leaves
+from .graph import hooks_silenced, nothing_saved, reached_leaves, refuse_gradient
 from .level import Level
 from .random_state import draw_again, get_generators, same_generators
 
@@ -94,12 +93,19 @@ class Rerun:
     def run_first(self, inputs: Sequence[Tensor | None]) -> Tensor:
         """The network's output, without a graph.
 
+        The graph of this run saves nothing, and ends at leaves of its own. Who differentiates it
+        all the same is told so.
+
         Raises:
             RuntimeError: if the network reads a trainable tensor that it should not.
         """
         buffers = copy_buffers(self.level.network)
         generators = get_generators(self.device)
-        y, leaves = self._run(inputs, self.tensors)
+        with nothing_saved():
+            y, leaves = self._run(inputs, self.tensors)
+        for leaf in leaves:
+            if leaf is not None and leaf.requires_grad:
+                leaf.register_hook(refuse_gradient)
         known = {id(x) for x in (*leaves, *self.parameters)}
         if any(id(x) not in known for x in reached_leaves(y)):
             raise RuntimeError(
@@ -170,7 +176,7 @@ class Rerun:
         found: list[Tensor | None] = [None] * len(everything)
         wanted = [n for n, x in enumerate(everything) if x is not None and x.requires_grad]
         if grad is not None and wanted and y.requires_grad:
-            with _hooks_silenced(self.parameters):
+            with hooks_silenced(self.parameters):
                 grads = torch.autograd.grad(
                     y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
                 )
@@ -199,24 +205,6 @@ class Rerun:
 
 class _Place:
     """Stands for a tensor among the values of ``level_kwargs``."""
-
-
-@contextmanager
-def _hooks_silenced(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, hooks on the gradients of ``parameters`` do not fire.
-
-    They fire when autograd takes the gradients that a level's function returns. Inside that
-    function they would fire once more, on a part of the gradient.
-    """
-    hooks = [p._backward_hooks for p in parameters if p._backward_hooks]
-    before = [dict(found) for found in hooks]
-    for found in hooks:
-        found.clear()  # autograd holds this very dict
-    try:
-        yield
-    finally:
-        for found, entries in zip(hooks, before, strict=True):
-            found.update(entries)
 
 
 def _digest(y: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.graph import saved_tensors_hooks
 
 from .buffers import buffers_restored
 from .column import Column
@@ -98,10 +97,9 @@ class ReversibleLevel(Function):
         call.inputs, call.states, call.grid = (), None, None
         rerun.inputs_need_grad = ctx.needs_input_grad[2 : 2 + len(inputs)]
 
-        # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
+        # 1. The network runs on what it reads of the states. No graph of this is kept.
         read = [read_state(x, precision, keep=True) if isinstance(x, State) else x for x in inputs]
-        with saved_tensors_hooks(_save_nothing, _save_nothing):
-            y = rerun.run_first(read)
+        y = rerun.run_first(read)
 
         # 2. Eq. 3.
         exact = level.update(y, states[call.index], precision, grid)
@@ -184,7 +182,3 @@ def _find_states(call: LevelCall, kept: Sequence[Tensor | None]) -> States:
             "is rebuilt: take states from RevCol.forward_columns, not from elsewhere"
         )
     return chain.states
-
-
-def _save_nothing(_: object) -> None:
-    return None
