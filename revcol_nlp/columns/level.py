@@ -150,7 +150,7 @@ class Level(nn.Module):
             raise RuntimeError(WRITES_INTO_INPUTS)
         if not isinstance(y, Tensor):
             raise TypeError(
-                f"a level's network must return one tensor, its state's share; "
+                f"a level's network must return one tensor, F in Eq. 3; "
                 f"{type(self.network).__name__} returned {type(y).__name__}"
             )
         dim = self.channel_dim % y.dim() if -y.dim() <= self.channel_dim < y.dim() else 0
@@ -167,10 +167,10 @@ class Level(nn.Module):
         try:
             inspect.signature(self.network.forward).bind(*inputs, **level_kwargs)
         except TypeError as mismatch:
-            names = ", ".join(["below", "above", *(f"input {n}" for n in range(2, len(inputs)))])
+            names = ["below", "above", *(f"input {n}" for n in range(2, len(inputs)))]
             raise TypeError(
                 f"{type(self.network).__name__}.forward does not take what a level gives it "
-                f"({names[: None if len(inputs) > 1 else 5]}; keyword arguments: "
+                f"({', '.join(names[: len(inputs)])}; keyword arguments: "
                 f"{', '.join(level_kwargs) or 'none'}): {mismatch}"
             ) from error
 
