@@ -92,7 +92,7 @@ class Column(nn.Module):
         for index, level in enumerate(self.levels):
             check_state_dtype(states[index], precision)
             inputs = self.checked_inputs(index, stem_output, states)
-            run_level = run and run.prepare(self, index, states)
+            run_level = run and run.prepare(self, index, states, inputs)
             grid = Grid(level.channel_dim)
             exact = level(inputs, states[index], level_kwargs[index], precision, grid, run_level)
             if run is not None:

@@ -8,7 +8,7 @@ paper a fusion, then blocks; here any module). There is no custom autograd funct
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -132,7 +132,10 @@ class Level(nn.Module):
             ValueError: if its output has another shape than the level's states.
             RuntimeError: if it writes into an input.
         """
-        untouched = None if torch.compiler.is_compiling() else _InputGuard(inputs)
+        checks = not torch.compiler.is_compiling()
+        if checks:
+            inputs = [_copy_with_version(x) if _is_inference(x) else x for x in inputs]
+            versions = [x if x is None else x._version for x in inputs]
         try:
             with nullcontext() if self.compile_options is None else raised_recompile_limit():
                 y = self.network(*inputs, **level_kwargs)
@@ -143,11 +146,11 @@ class Level(nn.Module):
             if "in-place operation" in str(error):
                 raise RuntimeError(f"{WRITES_INTO_INPUTS}: {error}") from error
             raise
-        if untouched is not None and not untouched.check():
+        if checks and versions != [x if x is None else x._version for x in inputs]:
             raise RuntimeError(WRITES_INTO_INPUTS)
         if not isinstance(y, Tensor):
             raise TypeError(
-                f"a level's network must return one tensor, its state's share; "
+                f"a level's network must return one tensor, F in Eq. 3; "
                 f"{type(self.network).__name__} returned {type(y).__name__}"
             )
         dim = self.channel_dim % y.dim() if -y.dim() <= self.channel_dim < y.dim() else 0
@@ -164,10 +167,10 @@ class Level(nn.Module):
         try:
             inspect.signature(self.network.forward).bind(*inputs, **level_kwargs)
         except TypeError as mismatch:
-            names = ", ".join(["below", "above", *(f"input {n}" for n in range(2, len(inputs)))])
+            names = ["below", "above", *(f"input {n}" for n in range(2, len(inputs)))]
             raise TypeError(
                 f"{type(self.network).__name__}.forward does not take what a level gives it "
-                f"({names[: None if len(inputs) > 1 else 5]}; keyword arguments: "
+                f"({', '.join(names[: len(inputs)])}; keyword arguments: "
                 f"{', '.join(level_kwargs) or 'none'}): {mismatch}"
             ) from error
 
@@ -214,22 +217,17 @@ def _view(x: Any) -> Any:
     return x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x
 
 
+def _is_inference(x: Tensor | None) -> bool:
+    return x is not None and x.is_inference()
+
+
+@torch.inference_mode(False)
+def _copy_with_version(x: Tensor) -> Tensor:
+    """A copy of a tensor of inference mode: it counts writes into it, as ``x`` does not."""
+    return x.clone()
+
+
 WRITES_INTO_INPUTS = (
     "a level's network wrote into one of its inputs, which other levels read too: write "
     "`below = below + above` in place of `below += above`, and put no in-place activation first"
 )
-
-
-class _InputGuard:
-    """Tells whether tensors were written into, by their version counters."""
-
-    def __init__(self, tensors: Iterable[Tensor | None]):
-        self.tensors = [x for x in tensors if x is not None]
-        # Tensors of inference mode have no counter: they are compared with a copy.
-        self.before = [x.clone() if x.is_inference() else x._version for x in self.tensors]
-
-    def check(self) -> bool:
-        return all(
-            torch.equal(x, before) if x.is_inference() else x._version == before
-            for x, before in zip(self.tensors, self.before, strict=True)
-        )

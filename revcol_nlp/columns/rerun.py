@@ -9,16 +9,18 @@ What else could make the second run differ is refused in a sentence: `Rerun` che
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .graph import reached_leaves
+from .buffers import BufferCopy, copy_buffers, select_changed
+from .graph import hooks_silenced, nothing_saved, reached_leaves, refuse_gradient
 from .level import Level
 from .random_state import draw_again, get_generators, same_generators
 
@@ -51,11 +53,13 @@ class Rerun:
         level_kwargs: its keyword arguments; tensors in them may need gradients.
         autocast: arguments of ``torch.autocast`` for both runs.
         compares: the outputs of both runs; pointless where states are rebuilt inexactly.
+        device: of the stem's output; its generator is set back for the second run.
 
     Attributes:
         tensors: the tensors in ``level_kwargs``, in nested lists, tuples and dicts too.
         parameters: the level's trainable parameters.
         inputs_need_grad: for each input of the network; to be set before the first run.
+        buffers: as they were before the first run, where it changed them.
     """
 
     def __init__(
@@ -64,10 +68,17 @@ class Rerun:
         level_kwargs: Mapping[str, Any],
         autocast: dict[str, Any],
         compares: bool,
+        device: torch.device,
     ):
+        if any(map(is_lazy, level.parameters())):
+            raise RuntimeError(
+                f"{type(level.network).__name__} has lazy parameters that no forward pass has made "
+                "yet: run the model once under torch.no_grad() before training it"
+            )
         self.level = level
         self.autocast = autocast
         self.compares = compares
+        self.device = device
         self.training = level.training
         values, self._spec = tree_flatten(dict(level_kwargs))
         self.tensors = [x for x in values if isinstance(x, Tensor)]
@@ -75,20 +86,26 @@ class Rerun:
         self.parameters = [p for p in level.parameters() if p.requires_grad]
         self.inputs_need_grad: Sequence[bool] = ()
         self._tensors_need_grad = [x.requires_grad for x in self.tensors]
-        self._buffers: list[_Buffer] = []
+        self.buffers: list[BufferCopy] = []
         self._generators: list[Any] | None = None
         self._digest: Tensor | list[float] | None = None
 
     def run_first(self, inputs: Sequence[Tensor | None]) -> Tensor:
         """The network's output, without a graph.
 
+        The graph of this run saves nothing, and ends at leaves of its own. Who differentiates it
+        all the same is told so.
+
         Raises:
             RuntimeError: if the network reads a trainable tensor that it should not.
         """
-        device = next(x.device for x in inputs if x is not None)
-        self._buffers = _copy_buffers(self.level.network)
-        generators = get_generators(device)
-        y, leaves = self._run(inputs, self.tensors)
+        buffers = copy_buffers(self.level.network)
+        generators = get_generators(self.device)
+        with nothing_saved():
+            y, leaves = self._run(inputs, self.tensors)
+        for leaf in leaves:
+            if leaf is not None and leaf.requires_grad:
+                leaf.register_hook(refuse_gradient)
         known = {id(x) for x in (*leaves, *self.parameters)}
         if any(id(x) not in known for x in reached_leaves(y)):
             raise RuntimeError(
@@ -99,17 +116,14 @@ class Rerun:
                 "reversible=False"
             )
         # Only what the run changed has to be put back.
-        # Of a module, that is all of its buffers or none: torch's batch norm changes its running
-        # statistics without a trace, and counts the batches with one.
-        owners = {buffer.owner for buffer in self._buffers if buffer.has_changed()}
-        self._buffers = [buffer for buffer in self._buffers if buffer.owner in owners]
-        drew = not same_generators(generators, get_generators(device))
+        self.buffers = select_changed(buffers)
+        drew = not same_generators(generators, get_generators(self.device))
         self._generators = generators if drew else None
         y = y.detach()
         # A fake tensor has no values to compare. On devices other than the CPU, reading them waits
         # for the device: there, one comparison must do.
         if self.compares and type(y) is Tensor:
-            if device.type == "cpu":
+            if self.device.type == "cpu":
                 self._digest = _digest(y).tolist()
             elif not self.level.repeats:
                 self._digest = _digest(y)
@@ -124,8 +138,7 @@ class Rerun:
         Raises:
             RuntimeError: if the output is another one.
         """
-        device = next(x.device for x in inputs if x is not None)
-        with draw_again(self._generators, device):
+        with draw_again(self._generators, self.device):
             y, leaves = self._run(inputs, tensors)
         if self._digest is not None:
             if not _same_digest(self._digest, _digest(y)):
@@ -163,9 +176,10 @@ class Rerun:
         found: list[Tensor | None] = [None] * len(everything)
         wanted = [n for n, x in enumerate(everything) if x is not None and x.requires_grad]
         if grad is not None and wanted and y.requires_grad:
-            grads = torch.autograd.grad(
-                y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
-            )
+            with hooks_silenced(self.parameters):
+                grads = torch.autograd.grad(
+                    y, [everything[n] for n in wanted], grad.to(y.dtype), allow_unused=True
+                )
             for n, value in zip(wanted, grads, strict=True):
                 found[n] = value
         num_inputs, num_leaves = len(self.inputs_need_grad), len(leaves)
@@ -188,43 +202,9 @@ class Rerun:
                 "(replaced, frozen, or swapped by functional_call); set reversible=False for that"
             )
 
-    @contextmanager
-    def buffers_restored(self) -> Iterator[None]:
-        """Inside, buffers have the values of before the first run; what is written is lost."""
-        now = [getattr(buffer.owner, buffer.name) for buffer in self._buffers]
-        for buffer in self._buffers:
-            setattr(buffer.owner, buffer.name, buffer.values.clone())
-        try:
-            yield
-        finally:
-            for buffer, tensor in zip(self._buffers, now, strict=True):
-                setattr(buffer.owner, buffer.name, tensor)
-
 
 class _Place:
     """Stands for a tensor among the values of ``level_kwargs``."""
-
-
-class _Buffer(NamedTuple):
-    """A buffer as it was: its module and name, the tensor, its version, and its values."""
-
-    owner: nn.Module
-    name: str
-    tensor: Tensor
-    version: int
-    values: Tensor
-
-    def has_changed(self) -> bool:
-        now = getattr(self.owner, self.name)
-        return now is not self.tensor or now._version != self.version
-
-
-def _copy_buffers(network: nn.Module) -> list[_Buffer]:
-    return [
-        _Buffer(owner, name, buffer, buffer._version, buffer.clone())
-        for owner in network.modules()
-        for name, buffer in owner.named_buffers(recurse=False)
-    ]
 
 
 def _digest(y: Tensor) -> Tensor:
@@ -238,7 +218,9 @@ def _same_digest(a: Tensor | list[float], b: Tensor) -> bool:
         (a if isinstance(a, list) else a.tolist()),
         b.tolist(),
     )
-    if norm != norm or other_norm != other_norm:  # nan
-        return norm != norm and other_norm != other_norm
+    # Where a forward pass has overflowed, its states cannot be rebuilt. Gradients are then not
+    # finite either, with or without rebuilding, and loss scalers skip the step.
+    if not math.isfinite(other_norm):
+        return True
     bound = REPEATED_TO * max(norm, other_norm)
     return abs(total - other_total) <= bound and abs(norm - other_norm) <= bound

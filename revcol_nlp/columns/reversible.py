@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.graph import saved_tensors_hooks
 
+from .buffers import buffers_restored
 from .column import Column
 from .level import LevelInput
 from .precision import Precision
@@ -97,10 +97,9 @@ class ReversibleLevel(Function):
         call.inputs, call.states, call.grid = (), None, None
         rerun.inputs_need_grad = ctx.needs_input_grad[2 : 2 + len(inputs)]
 
-        # 1. The network runs on what it reads of the states. Its graph saves nothing, and goes.
+        # 1. The network runs on what it reads of the states. No graph of this is kept.
         read = [read_state(x, precision, keep=True) if isinstance(x, State) else x for x in inputs]
-        with saved_tensors_hooks(_save_nothing, _save_nothing):
-            y = rerun.run_first(read)
+        y = rerun.run_first(read)
 
         # 2. Eq. 3.
         exact = level.update(y, states[call.index], precision, grid)
@@ -142,7 +141,7 @@ class ReversibleLevel(Function):
         states[index] = None
 
         # 2. The network runs again, and keeps the graph of this one level.
-        with rerun.buffers_restored():
+        with buffers_restored(rerun.buffers):
             y, leaves = rerun.run_again(read, extra)
             del read, inputs
 
@@ -161,7 +160,7 @@ class ReversibleLevel(Function):
             found.add_to_parameter(level.gamma, gamma_grad)
 
         chain.position = call.position - 1
-        if chain.position < 0:
+        if not ctx.needs_input_grad[1]:  # nothing before this level needs gradients
             chain.states = None
         return None, None, *found.inputs, previous_grad, *found.tensors, *found.parameters
 
@@ -183,7 +182,3 @@ def _find_states(call: LevelCall, kept: Sequence[Tensor | None]) -> States:
             "is rebuilt: take states from RevCol.forward_columns, not from elsewhere"
         )
     return chain.states
-
-
-def _save_nothing(_: object) -> None:
-    return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .column import Column
+from .column import Column, check_state_dtype
 from .level import Level, LevelInput, LevelKwargs
 from .precision import Precision
 from .rerun import Rerun
@@ -29,7 +29,8 @@ class ReversibleRun:
     """
 
     def __init__(self, stem_output: Tensor, precision: Precision):
-        kind = stem_output.device.type
+        self.device = stem_output.device
+        kind = self.device.type
         self.autocast = dict(
             device_type=kind,
             dtype=torch.get_autocast_dtype(kind),
@@ -44,26 +45,31 @@ class ReversibleRun:
         # in the chain: the graph holds the chain, and a chain that held the graph would never go.
         self._order = torch.empty(0)
         self._count = 0
-        self._made: Tensor | None = None
-        self._version = 0
+        # States of the column that runs, with their versions.
+        self._made: list[tuple[Tensor, int]] = []
 
-    def prepare(self, column: Column, index: int, states: States) -> Callable[..., Tensor]:
+    def prepare(
+        self, column: Column, index: int, states: States, inputs: Sequence[LevelInput]
+    ) -> Callable[..., Tensor]:
         """The function that `Level.forward` calls in place of its own computation."""
-        return partial(self._run_level, column, index, states)
+        return partial(self._run_level, column, index, states, inputs)
 
     def _run_level(
         self,
         column: Column,
         index: int,
         states: States,
+        given: Sequence[LevelInput],
         level: Level,
         inputs: Sequence[LevelInput],
         previous: State | None,
         level_kwargs: LevelKwargs,
         grid: Grid,
     ) -> Tensor:
+        if not all(map(_same_state, (*given, states[index]), (*inputs, previous))):
+            raise RuntimeError(HOOK_CHANGES_STATE)
         chain = self.chain
-        rerun = Rerun(level, level_kwargs, self.autocast, compares=chain.precision.rounds)
+        rerun = Rerun(level, level_kwargs, self.autocast, chain.precision.rounds, self.device)
         # A forward hook may hand the state to whoever; a loss may then read that state alone.
         is_top = index + 1 == len(column.levels)
         keeps = (self.keeps_states and is_top) or bool(level._forward_hooks)
@@ -79,17 +85,22 @@ class ReversibleRun:
             *rerun.parameters,
         )
         self._count += 1
-        self._made, self._version = exact, exact._version
+        self._made.append((exact, exact._version))
         return exact
 
     def check_state(self, exact: Tensor) -> None:
         """Raises RuntimeError where hooks made of the level's state something else."""
-        if exact is not self._made or exact._version != self._version:
-            raise RuntimeError(
-                "a forward hook replaced or changed the state of a reversible level, which could "
-                "then not be rebuilt; set reversible=False for that"
-            )
-        self._made = None
+        made, version = self._made[-1]
+        if not _same_tensor(exact, made) or exact._version != version:
+            raise RuntimeError(HOOK_CHANGES_STATE)
+
+    def finish_column(self, states: States) -> None:
+        """Raises RuntimeError where hooks made of the column's states something else."""
+        made, self._made = self._made, []
+        for state, (exact, version) in zip(states, made, strict=True):
+            check_state_dtype(state, self.chain.precision)
+            if not _same_tensor(state.exact, exact) or exact._version != version:
+                raise RuntimeError(HOOK_CHANGES_STATE)
 
     def tie(self, value: Tensor) -> Tensor:
         """``value``, such that its backward pass begins with the last level that has run.
@@ -98,6 +109,28 @@ class ReversibleRun:
         autograd would otherwise not visit.
         """
         return _Tie.apply(value, self._order)
+
+
+HOOK_CHANGES_STATE = (
+    "a hook replaced or changed the state of a reversible level, which could then not be rebuilt; "
+    "set reversible=False for that"
+)
+
+
+def _same_state(a: LevelInput, b: LevelInput) -> bool:
+    if isinstance(a, State) and isinstance(b, State):
+        return _same_tensor(a.exact, b.exact)
+    return type(a) is type(b)
+
+
+def _same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Whether the two are one, or one a view of the whole of the other.
+
+    Hooks on backward passes and FSDP2 put views in place of tensors.
+    """
+    return a is b or (
+        a.shape == b.shape and a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    )
 
 
 class _Tie(Function):

@@ -177,6 +177,8 @@ class RevCol(nn.Module):
             if run is not None:
                 run.keeps_states = index in keyframes
             states = self.columns[index](stem_output, states, kwargs[index], precision, run)
+            if run is not None:
+                run.finish_column(states)
             if run is not None and index in keyframes:
                 held += sum(state.exact.nbytes for state in states)
             for place in wanted:

@@ -342,3 +342,31 @@ def test_torch_func_transforms_name_the_switch():
     stem = stem_output().requires_grad_()
     (expected,) = torch.autograd.grad(loss(stem), [stem])
     torch.testing.assert_close(found, expected)
+
+
+class StoresSquare(Linear):
+    """An auxiliary loss, as of a mixture of experts."""
+
+    def forward(self, below, above):
+        y = super().forward(below, above)
+        self.stored = y.square().mean()
+        return y
+
+
+class StoresMean(Linear):
+    """Its graph needs no saved tensors, so that nothing but its leaves can tell."""
+
+    def forward(self, below, above):
+        self.stored = below.mean()
+        return super().forward(below, above)
+
+
+@pytest.mark.parametrize("network", [StoresSquare, StoresMean])
+def test_a_loss_that_reads_what_a_rebuilt_network_stores_is_refused(network):
+    model = stack(network).train()
+    loss = loss_of(model(stem_output())) + model.columns[1].levels[1].network.stored
+    with pytest.raises(RuntimeError, match=r"auxiliary loss.*set reversible=False"):
+        loss.backward()
+    model.reversible = False
+    loss = loss_of(model(stem_output())) + model.columns[1].levels[1].network.stored
+    loss.backward()
