@@ -31,6 +31,8 @@ done
 [[ $pair == en-de || $pair == en-fr ]] || die "--pair must be en-de or en-fr, not '$pair'"
 [[ $train -ge 480 ]] || die "--train must be at least 480, so that valid and test get 20 pairs each"
 source "$ROOT/scripts/lib/environment.sh"
+# The model is small: a second thread helps little, and where cores are busy it waits for them.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 source "$ROOT/scripts/lib/corpus.sh"
 
 out=${out:-$ROOT/runs/quickstart-$pair} src=${pair%-*} tgt=${pair#*-} merges=2000

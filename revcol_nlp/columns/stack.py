@@ -165,7 +165,7 @@ class RevCol(nn.Module):
         """Run the columns ``0 .. count - 1``, of which those from ``kept`` on are not rebuilt."""
         run = ReversibleRun(stem_output, precision) if kept else None
         keyframes = self._plan(kept) if kept else set()
-        held = stem_output.nbytes
+        held = stem_output.nbytes if kept else 0
         states: list[State | None] = [None] * self.num_levels
         found: dict[Place, Tensor] = {}
         for index in range(count):
@@ -189,9 +189,9 @@ class RevCol(nn.Module):
         if kept and self._logs_next_step:
             self._logs_next_step = False
             logger.info(
-                f"{kept} of {count} columns are rebuilt; held for them: {held / 2**20:.1f} MiB for "
-                f"a stem output of {tuple(stem_output.shape)}, the states of columns "
-                f"{', '.join(map(str, sorted(keyframes)))} among it"
+                f"{kept} of {count} columns are rebuilt in the backward pass, from "
+                f"{held / 2**20:.1f} MiB: a stem output of {tuple(stem_output.shape)}, and the "
+                f"states of column {', '.join(map(str, sorted(keyframes)))}"
             )
         return found
 

@@ -115,6 +115,6 @@ def test_the_start_of_a_training_and_each_validation_are_logged_in_a_line(caplog
     # Keyframes are four columns of four levels of float64 states; the stem's output is float32.
     held = (4 * 4 * 8 + 4) * 4 * 2048 * DIM / 2**20
     assert [record.message for record in caplog.records] == [
-        f"8 of 8 columns are rebuilt; held for them: {held:.1f} MiB for a stem output of "
-        "(4, 2048, 32), the states of columns 1, 3, 5, 7 among it"
+        f"8 of 8 columns are rebuilt in the backward pass, from {held:.1f} MiB: a stem output of "
+        "(4, 2048, 32), and the states of column 1, 3, 5, 7"
     ] * 2

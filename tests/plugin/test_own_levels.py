@@ -1,10 +1,11 @@
 """The plugin on the page, with a level network of its own, trains with fairseq-train."""
 
 import re
+import shlex
 from pathlib import Path
 
 from tests.helpers.checkpoints import load
-from tests.helpers.fairseq_commands import TRAINING, RunFairseq
+from tests.helpers.fairseq_commands import RunFairseq
 
 PAGE = Path(__file__).parents[2] / "revcol_nlp/README.md"
 
@@ -17,15 +18,16 @@ def test_a_plugin_with_levels_of_its_own_trains_and_translates(
     plugin = tmp_path / "my_columns"
     plugin.mkdir()
     (plugin / "__init__.py").write_text(code)
-    small = ("--encoder-attention-heads", "2", "--decoder-attention-heads", "2")
+    command = re.search(r"```bash\nfairseq-train (.*?)```", section, re.S)[1]
+    words = shlex.split(command.replace("\\\n", " "))
+    here = {"DATA": str(toy_data), "my_columns": str(plugin)}
     run_fairseq(
-        *("train", toy_data, "--user-dir", plugin, "--arch", "revcol_conv_tiny", *small),
-        *("--encoder-columns", "3", "--decoder-layers", "1", "--share-all-embeddings"),
-        *(*TRAINING, "--max-epoch", "1", "--save-dir", tmp_path / "run"),
+        *("train", *(here.get(word, word) for word in words)),
+        *("--num-workers", "0", "--save-dir", tmp_path / "run"),
     )
     checkpoint = tmp_path / "run/checkpoint_last.pt"
     names = load(checkpoint)["model"].keys()
-    assert "encoder.revcol.columns.2.levels.3.network.conv.weight" in names
+    assert "encoder.revcol.columns.5.levels.3.network.conv.weight" in names
     assert "encoder.revcol.columns.0.levels.0.gamma" not in names
     done = run_fairseq(
         *("generate", toy_data, "--user-dir", plugin, "--path", checkpoint, "--cpu"),

@@ -39,7 +39,7 @@ def test_torchscript_takes_any_size_and_leaves_the_model_as_it_was(tmp_path):
 
 
 def test_torchscript_in_training_is_refused():
-    with pytest.raises(RuntimeError, match="call eval\(\) first"):
+    with pytest.raises(RuntimeError, match=r"call eval\(\) first"):
         torch.jit.script(build().train())
 
 
