@@ -195,9 +195,12 @@ class RevCol(nn.Module):
             )
         return found
 
-    # torch.compile of a model leaves the reversible part as it is, level by level; see
-    # `compile_levels`.
-    _run_uncompiled = torch.compiler.disable(_run_columns)
+    def _run_uncompiled(self, *args: Any) -> dict[Place, Tensor]:
+        """`_run_columns`, which torch.compile of a model leaves as it is; see `compile_levels`."""
+        if not torch.compiler.is_compiling():
+            return self._run_columns(*args)
+        # Not as a decorator: it imports the compiler, which takes a second.
+        return torch.compiler.disable(self._run_columns)(*args)
 
     def train(self, mode: bool = True) -> RevCol:
         """Switch to training, or to evaluation. The next step in training is logged."""
