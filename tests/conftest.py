@@ -1,9 +1,11 @@
 """Fixtures that several test modules share: data sets and a trained model, each made once."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.fairseq_commands import (
     TINY_MODEL,
@@ -12,6 +14,19 @@ from tests.helpers.fairseq_commands import (
     RunFairseq,
 )
 from tests.helpers.wmt_mirror import write_made_up_mirror
+
+
+@pytest.fixture(autouse=True)
+def keep_safe_globals() -> Iterator[None]:
+    """Give back what a test takes from torch's list of classes that safe loading may read.
+
+    timm's reader of checkpoints takes ``argparse.Namespace`` off it when it ends, also where the
+    plugin had put it there; the next test of fairseq in this process would fail.
+    """
+    before = torch.serialization.get_safe_globals()
+    yield
+    now = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([found for found in before if found not in now])
 
 
 @pytest.fixture(scope="session")
