@@ -18,6 +18,7 @@ from revcol_nlp.criterions.chunked_cross_entropy import (
     ChunkedLabelSmoothedCrossEntropy,
     map_chunks,
 )
+from tests.helpers.checkpoints import load
 from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING, RunFairseq
 from tests.helpers.transformers import SMALL, build_dictionary, build_model, build_small
 
@@ -320,7 +321,7 @@ def test_fairseq_train_ends_with_the_same_model(
             *("--criterion", name, *options, "--save-dir", tmp_path / name),
         )
         output[name] = done.stdout + done.stderr
-        states[name] = torch.load(tmp_path / name / "checkpoint_last.pt")
+        states[name] = load(tmp_path / name / "checkpoint_last.pt")
     assert f"criterion: {ChunkedLabelSmoothedCrossEntropy.__name__}" in output[CHUNKED]
     ours, theirs = (states[name]["model"] for name in (CHUNKED, ORDINARY))
     names = [n for n in theirs if theirs[n].is_floating_point() and "k_proj.bias" not in n]

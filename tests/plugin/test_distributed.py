@@ -19,6 +19,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 import revcol_nlp.models  # noqa: F401 (registers the architectures, in each process)
+from tests.helpers.checkpoints import load
 from tests.helpers.fairseq_commands import TINY_MODEL, TRAINING
 from tests.helpers.processes import run_in_processes
 
@@ -79,7 +80,7 @@ class Result:
             assert all(curve == curves[0] for curve in curves)
             self.curve += curves[0]
             self.initial = self.initial or found[0][1]
-        self.weights: Weights = torch.load(folder / "checkpoint_last.pt")["model"]
+        self.weights: Weights = load(folder / "checkpoint_last.pt")["model"]
 
     def assert_like(self, other: "Result") -> None:
         """Assert that loss, gradient norm and weights agree up to the rounding of sums."""
